@@ -1,0 +1,7 @@
+#include "csrc/bindings/bind.h"
+
+namespace torchwhisper::bindings {
+
+void bind_decoding(pybind11::module_& /*m*/) {}
+
+}  // namespace torchwhisper::bindings

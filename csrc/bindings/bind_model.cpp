@@ -1,0 +1,7 @@
+#include "csrc/bindings/bind.h"
+
+namespace torchwhisper::bindings {
+
+void bind_model(pybind11::module_& /*m*/) {}
+
+}  // namespace torchwhisper::bindings

@@ -1,0 +1,47 @@
+#include "csrc/bindings/control.h"
+
+namespace torchwhisper::bindings {
+namespace {
+
+// How long Python may wait for its signal handlers.
+constexpr std::chrono::milliseconds kPollInterval{20};
+
+const char* stage_name(common::Stage stage) {
+  switch (stage) {
+    case common::Stage::kEncode:
+      return "encode";
+    case common::Stage::kDecode:
+      return "decode";
+    case common::Stage::kAlign:
+      return "align";
+    case common::Stage::kAudio:
+      return "audio";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+PyControl::PyControl(pybind11::object progress) : progress_(std::move(progress)) {}
+
+PyControl::~PyControl() = default;
+
+void PyControl::on_step(common::Stage stage, std::int64_t done) {
+  const auto now = std::chrono::steady_clock::now();
+  const bool poll = now - last_poll_ >= kPollInterval;
+  if (!poll && progress_.is_none()) {
+    return;
+  }
+  pybind11::gil_scoped_acquire gil;
+  if (poll) {
+    last_poll_ = now;
+    if (PyErr_CheckSignals() != 0) {
+      throw pybind11::error_already_set();
+    }
+  }
+  if (!progress_.is_none()) {
+    progress_(stage_name(stage), done);
+  }
+}
+
+}  // namespace torchwhisper::bindings

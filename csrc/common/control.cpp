@@ -1,0 +1,18 @@
+#include "csrc/common/control.h"
+
+namespace torchwhisper::common {
+
+Cancelled::Cancelled() : std::runtime_error("the computation was cancelled") {}
+
+Control::~Control() = default;
+
+void Control::step(Stage stage, std::int64_t done) {
+  on_step(stage, done);
+  if (cancelled()) {
+    throw Cancelled();
+  }
+}
+
+void Control::on_step(Stage /*stage*/, std::int64_t /*done*/) {}
+
+}  // namespace torchwhisper::common
