@@ -6,9 +6,8 @@ python examples/transcribe.py examples/jfk.flac --model demo
 import argparse
 from pathlib import Path
 
-from torchwhisper.utils import format_timestamp, get_writer
-
 import torchwhisper as whisper
+from torchwhisper.utils import format_timestamp, get_writer
 
 
 def main() -> None:

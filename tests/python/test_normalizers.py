@@ -1,10 +1,11 @@
 import pytest
-import torchwhisper.normalizers as ours
 import whisper.normalizers as reference
 import whisper.normalizers.basic as reference_basic
 import whisper.normalizers.english as reference_english
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+import torchwhisper.normalizers as ours
 from torchwhisper.normalizers import basic, english
 
 text = st.text(st.characters(exclude_categories=["Cs"]))

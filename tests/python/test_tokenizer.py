@@ -2,10 +2,11 @@ import itertools
 
 import pytest
 import tiktoken
-import torchwhisper.tokenizer as ours
 import whisper.tokenizer as reference
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+import torchwhisper.tokenizer as ours
 
 VOCABULARIES = [(False, 99), (True, 99), (True, 100)]
 SPACED = ["en", "de", "fr", "ko", "ar", "hi"]

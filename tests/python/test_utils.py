@@ -3,10 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-import torchwhisper.utils as ours
 import whisper.utils as reference
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+
+import torchwhisper.utils as ours
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 

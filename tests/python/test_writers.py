@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torchwhisper.utils as ours
 import whisper.utils as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import torchwhisper.utils as ours
 
 FORMATS = ["txt", "vtt", "srt", "tsv", "json"]
 
