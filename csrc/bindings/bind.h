@@ -1,5 +1,6 @@
 #pragma once
 
+#include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
 // One function per room; module.cpp calls them all.

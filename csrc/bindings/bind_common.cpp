@@ -28,7 +28,6 @@ common::LogLevel parse_level(const std::string& name) {
 }  // namespace
 
 void bind_common(py::module_& m) {
-  py::register_exception<common::Cancelled>(m, "Cancelled", PyExc_RuntimeError);
   py::class_<common::Control>(m, "_ControlBase");
   py::class_<PyControl, common::Control>(m, "Control", R"pbdoc(
 Cancels a running computation and watches its progress.

@@ -1,7 +1,150 @@
+#include <torch/csrc/Exceptions.h>
+
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
 #include "csrc/bindings/bind.h"
+#include "csrc/bindings/control.h"
+#include "csrc/model/fingerprint.h"
+#include "csrc/model/whisper.h"
+
+namespace py = pybind11;
 
 namespace torchwhisper::bindings {
+namespace {
 
-void bind_model(pybind11::module_& /*m*/) {}
+using Sizes = std::unordered_map<std::string, std::int64_t>;
+using NamedParameters = std::vector<std::pair<std::string, at::Tensor>>;
+
+// Sizes that the caller does not give are 0: an encoder needs only its own.
+model::ModelDimensions to_dimensions(const Sizes& sizes) {
+  const auto size = [&](const char* name) {
+    const auto found = sizes.find(name);
+    return found == sizes.end() ? 0 : found->second;
+  };
+  return {size("n_mels"),        size("n_audio_ctx"), size("n_audio_state"), size("n_audio_head"),
+          size("n_audio_layer"), size("n_vocab"),     size("n_text_ctx"),    size("n_text_state"),
+          size("n_text_head"),   size("n_text_layer")};
+}
+
+NamedParameters named_parameters(const torch::nn::Module& module) {
+  NamedParameters named;
+  for (const auto& item : module.named_parameters()) {
+    named.emplace_back(item.key(), item.value());
+  }
+  return named;
+}
+
+at::ScalarType to_dtype(const py::object& dtype) { return py::cast<at::ScalarType>(dtype); }
+
+void bind_encoder(py::module_& m) {
+  py::class_<model::AudioEncoder>(m, "AudioEncoder", R"pbdoc(
+The audio half of Whisper on adopted tensors.
+
+dims: the sizes n_mels and n_audio_*. tensors: by state_dict key below "encoder.".
+)pbdoc")
+      .def(py::init([](const Sizes& dims, const nn::NamedTensors& tensors) {
+             return torch::wrap_pybind_function(
+                 [&] { return model::AudioEncoder(to_dimensions(dims), nn::Weights(tensors)); })();
+           }),
+           py::arg("dims"), py::arg("tensors"))
+      .def("forward",
+           torch::wrap_pybind_function_no_gil([](model::AudioEncoder& self, const at::Tensor& mel) {
+             common::Control control;
+             return self->forward(mel, control);
+           }),
+           py::arg("mel"),
+           "mel [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].")
+      .def("named_parameters", [](model::AudioEncoder& self) { return named_parameters(*self); });
+}
+
+void bind_decoder(py::module_& m) {
+  py::class_<model::TextDecoder>(m, "TextDecoder", R"pbdoc(
+The text half of Whisper on adopted tensors.
+
+dims: the sizes n_vocab and n_text_*. tensors: by state_dict key below "decoder.".
+)pbdoc")
+      .def(py::init([](const Sizes& dims, const nn::NamedTensors& tensors) {
+             return torch::wrap_pybind_function(
+                 [&] { return model::TextDecoder(to_dimensions(dims), nn::Weights(tensors)); })();
+           }),
+           py::arg("dims"), py::arg("tensors"))
+      .def("forward",
+           torch::wrap_pybind_function_no_gil(
+               [](model::TextDecoder& self, const at::Tensor& tokens, const at::Tensor& features) {
+                 return self->forward(tokens, features);
+               }),
+           py::arg("tokens"), py::arg("audio_features"),
+           "tokens [batch, time], features [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.")
+      .def("named_parameters", [](model::TextDecoder& self) { return named_parameters(*self); });
+}
+
+void bind_whisper(py::module_& m) {
+  py::class_<model::Whisper>(m, "Whisper", R"pbdoc(
+Whisper on adopted tensors: changing a parameter in place changes it here.
+
+dims: ModelDimensions as a dict. tensors: the whole state_dict.
+)pbdoc")
+      .def(py::init([](const Sizes& dims, const nn::NamedTensors& tensors) {
+             return torch::wrap_pybind_function(
+                 [&] { return model::Whisper(to_dimensions(dims), tensors); })();
+           }),
+           py::arg("dims"), py::arg("tensors"))
+      .def("forward",
+           torch::wrap_pybind_function_no_gil(
+               [](model::Whisper& self, const at::Tensor& mel, const at::Tensor& tokens) {
+                 return self->forward(mel, tokens);
+               }),
+           py::arg("mel"), py::arg("tokens"))
+      .def("embed_audio",
+           torch::wrap_pybind_function_no_gil(
+               [](model::Whisper& self, const at::Tensor& mel, PyControl& control) {
+                 return self->embed_audio(mel, control);
+               }),
+           py::arg("mel"), py::arg("control"),
+           "mel [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].")
+      .def("logits",
+           torch::wrap_pybind_function_no_gil(
+               [](model::Whisper& self, const at::Tensor& tokens, const at::Tensor& features) {
+                 return self->logits(tokens, features);
+               }),
+           py::arg("tokens"), py::arg("audio_features"))
+      .def(
+          "prepare",
+          [](model::Whisper& self, const py::object& dtype) {
+            const at::ScalarType type = to_dtype(dtype);
+            torch::wrap_pybind_function_no_gil([&] { self->prepare(type); })();
+          },
+          py::arg("dtype"), "Derive weights for inference in this dtype; they do not follow later changes.")
+      .def("fingerprint",
+           torch::wrap_pybind_function_no_gil([](model::Whisper& self) { return model::fingerprint(*self); }),
+           "A checksum over the bytes of all parameters and buffers.")
+      .def("named_parameters", [](model::Whisper& self) { return named_parameters(*self); });
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  bind_encoder(m);
+  bind_decoder(m);
+  bind_whisper(m);
+  m.def("cross_attention",
+        torch::wrap_pybind_function_no_gil(
+            [](model::Whisper& whisper, const at::Tensor& tokens, const at::Tensor& features,
+               const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, PyControl& control) {
+              const at::NoGradGuard no_grad;
+              auto aligned = whisper->decoder->forward_with_scores(tokens, features, heads, control);
+              return std::make_pair(aligned.logits, aligned.scores);
+            }),
+        py::arg("model"), py::arg("tokens"), py::arg("audio_features"), py::arg("heads"), py::arg("control"),
+        R"pbdoc(
+Runs the decoder over one whole sequence with explicit attention.
+
+tokens: [1, time] int64, audio_features: [1, frame, n_state], heads: pairs (layer, head).
+Returns (logits [time, n_vocab], cross-attention before the softmax [heads, time, frame]).
+)pbdoc");
+}
 
 }  // namespace torchwhisper::bindings

@@ -1,0 +1,115 @@
+#include "csrc/decoding/logit_filter.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace torchwhisper::decoding {
+namespace {
+
+constexpr double kForbidden = -std::numeric_limits<double>::infinity();
+
+void forbid(const at::Tensor& logits, std::int64_t begin, std::int64_t end) {
+  if (begin < end) {
+    logits.slice(-1, begin, end).fill_(kForbidden);
+  }
+}
+
+bool at_first_token(const std::vector<Sequence>& sequences, std::size_t sample_begin) {
+  return sequences.front().size() == sample_begin;
+}
+
+}  // namespace
+
+SuppressBlank::SuppressBlank(const std::vector<std::int64_t>& tokens, std::int64_t sample_begin,
+                             at::Device device)
+    : tokens_(at::tensor(tokens, at::kLong).to(device)),
+      sample_begin_(static_cast<std::size_t>(sample_begin)) {}
+
+void SuppressBlank::apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const {
+  if (at_first_token(sequences, sample_begin_)) {
+    logits.index_fill_(1, tokens_, kForbidden);
+  }
+}
+
+SuppressTokens::SuppressTokens(const std::vector<std::int64_t>& tokens, at::Device device)
+    : tokens_(at::tensor(tokens, at::kLong).to(device)) {}
+
+void SuppressTokens::apply(at::Tensor& logits, const std::vector<Sequence>& /*sequences*/) const {
+  logits.index_fill_(1, tokens_, kForbidden);
+}
+
+ApplyTimestampRules::ApplyTimestampRules(const DecodingOptions& options)
+    : timestamp_begin_(options.timestamp_begin),
+      no_timestamps_(options.no_timestamps),
+      eot_(options.eot),
+      sample_begin_(static_cast<std::size_t>(options.sample_begin)),
+      max_initial_timestamp_index_(options.max_initial_timestamp_index) {}
+
+void ApplyTimestampRules::apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const {
+  if (no_timestamps_ >= 0) {
+    forbid(logits, no_timestamps_, no_timestamps_ + 1);
+  }
+  for (std::size_t row = 0; row < sequences.size(); ++row) {
+    apply_pairing(logits[static_cast<std::int64_t>(row)], sequences[row]);
+  }
+  if (at_first_token(sequences, sample_begin_)) {
+    apply_first_timestamp(logits);
+  }
+  apply_probability_rule(logits);
+}
+
+void ApplyTimestampRules::apply_pairing(at::Tensor row, const Sequence& sequence) const {
+  const std::size_t n_sampled = sequence.size() - sample_begin_;
+  const auto is_timestamp = [&](std::int64_t token) { return token >= timestamp_begin_; };
+  const bool last = n_sampled >= 1 && is_timestamp(sequence[sequence.size() - 1]);
+  const bool penultimate = n_sampled < 2 || is_timestamp(sequence[sequence.size() - 2]);
+  if (last && penultimate) {
+    forbid(row, timestamp_begin_, row.size(0));  // a pair is complete: text comes next
+  } else if (last) {
+    forbid(row, 0, eot_);  // a pair is open: no text
+  }
+  const auto latest = std::find_if(
+      sequence.rbegin(), sequence.rend() - static_cast<std::ptrdiff_t>(sample_begin_), is_timestamp);
+  if (latest != sequence.rend() - static_cast<std::ptrdiff_t>(sample_begin_)) {
+    // A segment may end where it began only by repeating the timestamp as the next one's start.
+    forbid(row, timestamp_begin_, last && !penultimate ? *latest : *latest + 1);
+  }
+}
+
+void ApplyTimestampRules::apply_first_timestamp(at::Tensor& logits) const {
+  forbid(logits, 0, timestamp_begin_);
+  if (max_initial_timestamp_index_ >= 0) {
+    forbid(logits, timestamp_begin_ + max_initial_timestamp_index_ + 1, logits.size(1));
+  }
+}
+
+void ApplyTimestampRules::apply_probability_rule(at::Tensor& logits) const {
+  const at::Tensor logprobs = at::log_softmax(logits, -1);
+  const at::Tensor timestamps = logprobs.slice(1, timestamp_begin_).logsumexp(-1);
+  const at::Tensor text = logprobs.slice(1, 0, timestamp_begin_).amax(-1);
+  const at::Tensor timestamps_win = timestamps.gt(text).cpu();
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    if (timestamps_win.const_data_ptr<bool>()[row]) {
+      forbid(logits[row], 0, timestamp_begin_);
+    }
+  }
+}
+
+std::vector<std::unique_ptr<LogitFilter>> make_logit_filters(const DecodingOptions& options,
+                                                             at::Device device) {
+  std::vector<std::unique_ptr<LogitFilter>> filters;
+  if (!options.suppress_blank.empty()) {
+    filters.push_back(std::make_unique<SuppressBlank>(options.suppress_blank, options.sample_begin, device));
+  }
+  if (!options.suppress_tokens.empty()) {
+    filters.push_back(std::make_unique<SuppressTokens>(options.suppress_tokens, device));
+  }
+  if (options.timestamp_begin >= 0) {
+    filters.push_back(std::make_unique<ApplyTimestampRules>(options));
+  }
+  return filters;
+}
+
+}  // namespace torchwhisper::decoding

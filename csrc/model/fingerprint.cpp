@@ -1,0 +1,52 @@
+#include "csrc/model/fingerprint.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace torchwhisper::model {
+namespace {
+
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+
+struct Chunk {
+  const std::byte* begin;
+  std::int64_t size;
+};
+
+void append_chunks(const at::Tensor& tensor, std::vector<Chunk>& chunks) {
+  const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
+  const auto size = static_cast<std::int64_t>(tensor.nbytes());
+  for (std::int64_t offset = 0; offset < size; offset += kChunkBytes) {
+    chunks.push_back({bytes + offset, std::min(kChunkBytes, size - offset)});
+  }
+}
+
+}  // namespace
+
+std::uint64_t fingerprint(const torch::nn::Module& module) {
+  std::vector<at::Tensor> tensors = module.parameters();
+  for (const at::Tensor& buffer : module.buffers()) {
+    tensors.push_back(buffer);
+  }
+  std::vector<Chunk> chunks;
+  for (at::Tensor& tensor : tensors) {
+    tensor = tensor.detach().cpu().contiguous();
+    append_chunks(tensor, chunks);
+  }
+  std::vector<std::uint64_t> hashes(chunks.size());
+  at::parallel_for(0, static_cast<std::int64_t>(chunks.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto& chunk = chunks[static_cast<std::size_t>(i)];
+      hashes[static_cast<std::size_t>(i)] = XXH3_64bits(chunk.begin, static_cast<std::size_t>(chunk.size));
+    }
+  });
+  return XXH3_64bits(hashes.data(), hashes.size() * sizeof(std::uint64_t));
+}
+
+}  // namespace torchwhisper::model

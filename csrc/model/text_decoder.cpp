@@ -1,0 +1,130 @@
+#include "csrc/model/text_decoder.h"
+
+#include <ATen/ATen.h>
+
+#include "csrc/model/block_list.h"
+#include "csrc/nn/functional.h"
+
+namespace torchwhisper::model {
+namespace {
+
+at::Tensor register_embedding(torch::nn::Module& parent, const nn::Weights& given, at::IntArrayRef shape) {
+  const auto embedding = parent.register_module("token_embedding", std::make_shared<torch::nn::Module>());
+  const at::Tensor weight = given.take("weight", shape);
+  return embedding->register_parameter("weight", weight, weight.requires_grad());
+}
+
+void check_sequences(const at::Tensor& tokens, const at::Tensor& features, std::int64_t n_state) {
+  TORCH_CHECK_VALUE(tokens.dim() == 2, "tokens have shape ", tokens.sizes(), ", expected [batch, time]");
+  TORCH_CHECK_VALUE(features.dim() == 3 && features.size(2) == n_state, "audio features have shape ",
+                    features.sizes(), ", expected [batch, frames, ", n_state, "]");
+  const std::int64_t n_sequence = tokens.size(0);
+  const std::int64_t n_audio = features.size(0);
+  TORCH_CHECK_VALUE(n_sequence == n_audio || n_sequence == 1 || n_audio == 1, "got ", n_sequence,
+                    " token sequences and ", n_audio,
+                    " audio features, expected as many of one as of the other");
+}
+
+}  // namespace
+
+void DecoderState::reorder(const std::vector<std::int64_t>& sources) {
+  for (nn::KeyValueCache& cache : caches) {
+    cache.reorder(sources);
+  }
+}
+
+void DecoderState::repeat_rows(std::int64_t times) {
+  for (nn::KeyValueCache& cache : caches) {
+    cache = cache.repeat_rows(times);
+  }
+}
+
+TextDecoderImpl::TextDecoderImpl(const ModelDimensions& dims, const nn::Weights& given)
+    : positional_embedding(given.take("positional_embedding", {dims.n_text_ctx, dims.n_text_state})),
+      mask(nn::functional::causal_mask(dims.n_text_ctx).to(positional_embedding.device())) {
+  register_parameter("positional_embedding", positional_embedding, positional_embedding.requires_grad());
+  token_embedding = register_embedding(*this, given["token_embedding"], {dims.n_vocab, dims.n_text_state});
+  blocks = register_blocks(*this, given["blocks"], dims.n_text_layer, dims.n_text_state, dims.n_text_head,
+                           /*cross_attention=*/true);
+  ln = register_module("ln", nn::LayerNorm(given["ln"], dims.n_text_state));
+}
+
+at::Tensor TextDecoderImpl::embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype) {
+  const std::int64_t end = offset + tokens.size(-1);
+  TORCH_CHECK_VALUE(end <= positional_embedding.size(0), "the sequence has ", end,
+                    " tokens, the model takes at most ", positional_embedding.size(0));
+  return (at::embedding(token_embedding, tokens) + positional_embedding.slice(0, offset, end)).to(dtype);
+}
+
+at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& features) {
+  check_sequences(tokens, features, token_embedding.size(1));
+  const bool one_text = tokens.size(0) == 1 && features.size(0) > 1;
+  at::Tensor x = embed(one_text ? tokens.expand({features.size(0), -1}) : tokens, 0, features.scalar_type());
+  for (nn::ResidualAttentionBlock& block : blocks) {
+    x = block->decode(x, features);
+  }
+  return project(ln(x));
+}
+
+TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
+    const at::Tensor& tokens, const at::Tensor& features,
+    const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, common::Control& control) {
+  check_sequences(tokens, features, token_embedding.size(1));
+  TORCH_CHECK_VALUE(tokens.size(0) == 1 && features.size(0) == 1, "alignment takes one sequence, got ",
+                    tokens.size(0), " token sequences and ", features.size(0), " audio features");
+  const at::Tensor visible = mask.slice(0, 0, tokens.size(1)).slice(1, 0, tokens.size(1));
+  at::Tensor x = embed(tokens, 0, features.scalar_type());
+  std::vector<at::Tensor> layers;  // [head, time, frame] each
+  for (nn::ResidualAttentionBlock& block : blocks) {
+    const auto scored = block->decode_with_scores(x, features, visible);
+    x = scored.out;
+    layers.push_back(scored.scores[0]);
+    control.step(common::Stage::kAlign, static_cast<std::int64_t>(layers.size()));
+  }
+  std::vector<at::Tensor> scores;
+  for (const auto& [layer, head] : heads) {
+    TORCH_CHECK_VALUE(layer >= 0 && layer < static_cast<std::int64_t>(layers.size()) && head >= 0 &&
+                          head < layers.front().size(0),
+                      "alignment head (", layer, ", ", head, ") does not exist in a decoder of ",
+                      layers.size(), " layers with ", layers.front().size(0), " heads");
+    scores.push_back(layers[static_cast<std::size_t>(layer)][head]);
+  }
+  TORCH_CHECK_VALUE(!scores.empty(), "the model has no alignment heads");
+  return {project(ln(x))[0], at::stack(scores)};
+}
+
+DecoderState TextDecoderImpl::start(const at::Tensor& features) {
+  DecoderState state;
+  state.dtype = features.scalar_type();
+  const std::int64_t n_ctx = positional_embedding.size(0);
+  for (nn::ResidualAttentionBlock& block : blocks) {
+    state.memory.push_back(block->cross_attn->project_memory(features));
+    const std::int64_t n_head = block->attn->n_head;
+    state.caches.emplace_back(features.size(0), n_head, n_ctx, features.size(2) / n_head, features);
+  }
+  return state;
+}
+
+at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, DecoderState& state) {
+  at::Tensor x = embed(tokens, state.length(), state.dtype);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    x = blocks[i]->decode_cached(x, state.caches[i], state.memory[i]);
+  }
+  return ln(x);
+}
+
+at::Tensor TextDecoderImpl::project(const at::Tensor& hidden) {
+  if (packed_head_ && packed_head_->dtype() == hidden.scalar_type()) {
+    return packed_head_->forward(hidden).to(at::kFloat);
+  }
+  return nn::functional::linear(hidden, token_embedding, /*bias=*/{}).to(at::kFloat);
+}
+
+void TextDecoderImpl::prepare(at::ScalarType dtype) {
+  for (nn::ResidualAttentionBlock& block : blocks) {
+    block->prepare(dtype);
+  }
+  packed_head_ = std::make_unique<const nn::PackedLinear>(token_embedding, at::Tensor(), dtype);
+}
+
+}  // namespace torchwhisper::model

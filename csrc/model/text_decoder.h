@@ -1,0 +1,76 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "csrc/common/api.h"
+#include "csrc/common/control.h"
+#include "csrc/model/dimensions.h"
+#include "csrc/nn/block.h"
+#include "csrc/nn/kv_cache.h"
+#include "csrc/nn/layers.h"
+#include "csrc/nn/packed_linear.h"
+#include "csrc/nn/weights.h"
+
+namespace torchwhisper::model {
+
+/// Everything that decoding keeps between two tokens. Owned by one decode, never shared.
+struct TORCHWHISPER_API DecoderState {
+  std::vector<nn::KeyValue> memory;       // per layer: keys and values of the audio features
+  std::vector<nn::KeyValueCache> caches;  // per layer: keys and values of the tokens so far
+  at::ScalarType dtype;                   // of the features
+
+  std::int64_t length() const { return caches.front().length(); }
+  void reorder(const std::vector<std::int64_t>& sources);
+  void repeat_rows(std::int64_t times);
+};
+
+/// The text half of Whisper with upstream's names (whisper/model.py, TextDecoder).
+struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
+  TextDecoderImpl(const ModelDimensions& dims, const nn::Weights& given);
+
+  /// tokens: [batch, time] int64, features: [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.
+  /// One of the two batches may be 1. Throws ValueError where the sizes do not fit or time exceeds
+  /// n_text_ctx.
+  at::Tensor forward(const at::Tensor& tokens, const at::Tensor& features);
+
+  struct Aligned {
+    at::Tensor logits;  // [time, n_vocab] float32
+    at::Tensor scores;  // [alignment head, time, frame] float32: cross-attention before the softmax
+  };
+
+  /// forward() for one sequence, with explicit attention, keeping the scores of `heads`: pairs (layer, head).
+  Aligned forward_with_scores(const at::Tensor& tokens, const at::Tensor& features,
+                              const std::vector<std::pair<std::int64_t, std::int64_t>>& heads,
+                              common::Control& control);
+
+  /// The state before the first token of one sequence per recording. features: [n_audio, frame, n_state].
+  DecoderState start(const at::Tensor& features);
+
+  /// Runs the next tokens, [row, new] int64, and returns their hidden states [row, new, n_state].
+  at::Tensor advance(const at::Tensor& tokens, DecoderState& state);
+
+  /// hidden: [..., n_state] -> logits [..., n_vocab] float32, through the tied token embedding.
+  at::Tensor project(const at::Tensor& hidden);
+
+  void prepare(at::ScalarType dtype);
+
+  at::Tensor positional_embedding;  // [n_text_ctx, n_text_state]
+  at::Tensor token_embedding;       // [n_vocab, n_text_state], the parameter "token_embedding.weight"
+  std::vector<nn::ResidualAttentionBlock> blocks;
+  nn::LayerNorm ln{nullptr};
+  at::Tensor mask;  // [n_text_ctx, n_text_ctx]; derived, in no state_dict
+
+ private:
+  at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
+
+  std::unique_ptr<const nn::PackedLinear> packed_head_;
+};
+TORCH_MODULE(TextDecoder);
+
+}  // namespace torchwhisper::model

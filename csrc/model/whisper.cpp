@@ -1,0 +1,41 @@
+#include "csrc/model/whisper.h"
+
+#include <ATen/ATen.h>
+
+namespace torchwhisper::model {
+namespace {
+
+ModelDimensions checked(const ModelDimensions& dims) {
+  dims.check();
+  return dims;
+}
+
+}  // namespace
+
+WhisperImpl::WhisperImpl(const ModelDimensions& dims_, const nn::NamedTensors& given)
+    : dims(checked(dims_)),
+      encoder(register_module("encoder", AudioEncoder(dims, nn::Weights(given)["encoder"]))),
+      decoder(register_module("decoder", TextDecoder(dims, nn::Weights(given)["decoder"]))) {}
+
+at::Tensor WhisperImpl::forward(const at::Tensor& mel, const at::Tensor& tokens) {
+  common::Control control;
+  return decoder->forward(tokens, embed_audio(mel, control));
+}
+
+at::Tensor WhisperImpl::embed_audio(const at::Tensor& mel, common::Control& control) {
+  TORCH_CHECK_VALUE(mel.dim() == 3 && mel.size(1) == dims.n_mels, "the mel spectrogram has shape ",
+                    mel.sizes(), ", expected [batch, ", dims.n_mels, ", ", 2 * dims.n_audio_ctx, "]");
+  return encoder->forward(mel, control);
+}
+
+at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& features) {
+  return decoder->forward(tokens, features);
+}
+
+void WhisperImpl::prepare(at::ScalarType dtype) {
+  const at::NoGradGuard no_grad;
+  encoder->prepare(dtype);
+  decoder->prepare(dtype);
+}
+
+}  // namespace torchwhisper::model

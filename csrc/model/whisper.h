@@ -1,0 +1,41 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include "csrc/common/api.h"
+#include "csrc/common/control.h"
+#include "csrc/model/audio_encoder.h"
+#include "csrc/model/dimensions.h"
+#include "csrc/model/text_decoder.h"
+#include "csrc/nn/weights.h"
+
+namespace torchwhisper::model {
+
+/// Whisper with upstream's names (whisper/model.py, Whisper). It adopts the tensors it is given: parameters
+/// that the caller changes in place change here as well.
+struct TORCHWHISPER_API WhisperImpl : torch::nn::Module {
+  /// `given` holds every tensor of upstream's state_dict. Throws ValueError naming what is missing or
+  /// misshapen.
+  WhisperImpl(const ModelDimensions& dims, const nn::NamedTensors& given);
+
+  /// mel: [batch, n_mels, 2 * n_audio_ctx], tokens: [batch, time] int64 -> logits [batch, time, n_vocab].
+  at::Tensor forward(const at::Tensor& mel, const at::Tensor& tokens);
+
+  /// mel: [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].
+  at::Tensor embed_audio(const at::Tensor& mel, common::Control& control);
+
+  /// tokens: [batch, time] int64, features: [batch, n_audio_ctx, n_audio_state] -> [batch, time, n_vocab].
+  at::Tensor logits(const at::Tensor& tokens, const at::Tensor& features);
+
+  /// Derives weights for inference in `dtype`. They do not follow later changes of the parameters: compare
+  /// fingerprint() with what it was, and make a new module where it differs.
+  void prepare(at::ScalarType dtype);
+
+  ModelDimensions dims;
+  AudioEncoder encoder{nullptr};
+  TextDecoder decoder{nullptr};
+};
+TORCH_MODULE(Whisper);
+
+}  // namespace torchwhisper::model

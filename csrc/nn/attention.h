@@ -1,0 +1,68 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "csrc/common/api.h"
+#include "csrc/nn/kv_cache.h"
+#include "csrc/nn/layers.h"
+#include "csrc/nn/weights.h"
+
+namespace torchwhisper::nn {
+
+/// Multi-head attention with upstream's names (whisper/model.py, MultiHeadAttention).
+/// For attention to the audio, callers project the features once with project_memory().
+struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
+  MultiHeadAttentionImpl(const Weights& given, std::int64_t n_state, std::int64_t n_head);
+
+  struct Scored {
+    at::Tensor out;     // [batch, time, n_state]
+    at::Tensor scores;  // [batch, head, time, memory] float32, before the softmax
+  };
+
+  /// x: [batch, time, n_state] attends to itself -> [batch, time, n_state].
+  at::Tensor self_attention(const at::Tensor& x, bool causal);
+
+  /// The same for the next tokens of sequences whose earlier tokens are in `cache`. Several tokens at once
+  /// are allowed only while the cache is empty, since causal attention counts from the first token.
+  at::Tensor cached_self_attention(const at::Tensor& x, KeyValueCache& cache);
+
+  /// Keys and values of the audio features: [batch, frame, n_state] -> [batch, head, frame, dim].
+  KeyValue project_memory(const at::Tensor& features);
+
+  /// x: [batch * group, time, n_state] attends to the memory of `batch` recordings; the rows of one recording
+  /// are neighbours and share its memory.
+  at::Tensor cross_attention(const at::Tensor& x, const KeyValue& memory);
+
+  /// Both kinds of attention spelled out, keeping the scores. `mask`: [time, time] or undefined.
+  Scored self_attention_with_scores(const at::Tensor& x, const at::Tensor& mask);
+  Scored cross_attention_with_scores(const at::Tensor& x, const KeyValue& memory);
+
+  /// Derives the weights for inference: the queries, keys and values of self-attention become one product,
+  /// the keys and values of a memory another.
+  void prepare(at::ScalarType dtype, bool attends_to_itself);
+
+  std::int64_t n_head;
+  Linear query{nullptr};
+  Linear key{nullptr};
+  Linear value{nullptr};
+  Linear out{nullptr};
+
+ private:
+  struct Heads {
+    at::Tensor q;  // [batch, head, time, dim]
+    at::Tensor k;
+    at::Tensor v;
+  };
+
+  Heads project_self(const at::Tensor& x);
+
+  std::unique_ptr<const PackedLinear> packed_query_key_value_;
+  std::unique_ptr<const PackedLinear> packed_key_value_;
+};
+TORCH_MODULE(MultiHeadAttention);
+
+}  // namespace torchwhisper::nn

@@ -1,0 +1,66 @@
+#include "csrc/nn/block.h"
+
+#include <ATen/ATen.h>
+
+namespace torchwhisper::nn {
+
+MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
+    : expand(register_module("0", Linear(given["0"], n_state, 4 * n_state))),
+      contract(register_module("2", Linear(given["2"], 4 * n_state, n_state))) {}
+
+at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(at::gelu(expand(x))); }
+
+void MlpImpl::prepare(at::ScalarType dtype) {
+  expand->prepare(dtype);
+  contract->prepare(dtype);
+}
+
+ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const Weights& given, std::int64_t n_state,
+                                                       std::int64_t n_head, bool cross_attention)
+    : attn(register_module("attn", MultiHeadAttention(given["attn"], n_state, n_head))),
+      attn_ln(register_module("attn_ln", LayerNorm(given["attn_ln"], n_state))) {
+  if (cross_attention) {
+    cross_attn = register_module("cross_attn", MultiHeadAttention(given["cross_attn"], n_state, n_head));
+    cross_attn_ln = register_module("cross_attn_ln", LayerNorm(given["cross_attn_ln"], n_state));
+  }
+  mlp = register_module("mlp", Mlp(given["mlp"], n_state));
+  mlp_ln = register_module("mlp_ln", LayerNorm(given["mlp_ln"], n_state));
+}
+
+at::Tensor ResidualAttentionBlockImpl::encode(const at::Tensor& input) {
+  const at::Tensor x = input + attn->self_attention(attn_ln(input), /*causal=*/false);
+  return x + mlp(mlp_ln(x));
+}
+
+at::Tensor ResidualAttentionBlockImpl::decode(const at::Tensor& input, const at::Tensor& features) {
+  at::Tensor x = input + attn->self_attention(attn_ln(input), /*causal=*/true);
+  x = x + cross_attn->cross_attention(cross_attn_ln(x), cross_attn->project_memory(features));
+  return x + mlp(mlp_ln(x));
+}
+
+at::Tensor ResidualAttentionBlockImpl::decode_cached(const at::Tensor& input, KeyValueCache& cache,
+                                                     const KeyValue& memory) {
+  at::Tensor x = input + attn->cached_self_attention(attn_ln(input), cache);
+  x = x + cross_attn->cross_attention(cross_attn_ln(x), memory);
+  return x + mlp(mlp_ln(x));
+}
+
+MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(const at::Tensor& input,
+                                                                              const at::Tensor& features,
+                                                                              const at::Tensor& mask) {
+  at::Tensor x = input + attn->self_attention_with_scores(attn_ln(input), mask).out;
+  const auto cross =
+      cross_attn->cross_attention_with_scores(cross_attn_ln(x), cross_attn->project_memory(features));
+  x = x + cross.out;
+  return {x + mlp(mlp_ln(x)), cross.scores};
+}
+
+void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype) {
+  attn->prepare(dtype, /*attends_to_itself=*/true);
+  if (cross_attn) {
+    cross_attn->prepare(dtype, /*attends_to_itself=*/false);
+  }
+  mlp->prepare(dtype);
+}
+
+}  // namespace torchwhisper::nn

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+
+#include "csrc/common/api.h"
+#include "csrc/nn/attention.h"
+#include "csrc/nn/layers.h"
+#include "csrc/nn/weights.h"
+
+namespace torchwhisper::nn {
+
+/// Linear, GELU (exact), Linear under upstream's keys "0" and "2".
+struct TORCHWHISPER_API MlpImpl : torch::nn::Module {
+  MlpImpl(const Weights& given, std::int64_t n_state);
+
+  at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
+  void prepare(at::ScalarType dtype);
+
+  Linear expand{nullptr};    // n_state -> 4 n_state
+  Linear contract{nullptr};  // 4 n_state -> n_state
+};
+TORCH_MODULE(Mlp);
+
+/// One transformer layer with upstream's names (whisper/model.py, ResidualAttentionBlock). The encoder's
+/// blocks have no cross_attn.
+struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
+  ResidualAttentionBlockImpl(const Weights& given, std::int64_t n_state, std::int64_t n_head,
+                             bool cross_attention);
+
+  /// An encoder block. x: [batch, frame, n_state].
+  at::Tensor encode(const at::Tensor& x);
+
+  /// A decoder block over whole sequences. x: [batch, time, n_state], features: [batch, frame, n_state].
+  at::Tensor decode(const at::Tensor& x, const at::Tensor& features);
+
+  /// A decoder block over the next tokens of [batch * group] sequences.
+  at::Tensor decode_cached(const at::Tensor& x, KeyValueCache& cache, const KeyValue& memory);
+
+  /// decode() with explicit attention; returns the scores of the cross-attention as well.
+  MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const at::Tensor& features,
+                                                    const at::Tensor& mask);
+
+  void prepare(at::ScalarType dtype);
+
+  MultiHeadAttention attn{nullptr};
+  LayerNorm attn_ln{nullptr};
+  MultiHeadAttention cross_attn{nullptr};
+  LayerNorm cross_attn_ln{nullptr};
+  Mlp mlp{nullptr};
+  LayerNorm mlp_ln{nullptr};
+};
+TORCH_MODULE(ResidualAttentionBlock);
+
+}  // namespace torchwhisper::nn

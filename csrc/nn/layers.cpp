@@ -1,0 +1,46 @@
+#include "csrc/nn/layers.h"
+
+#include <ATen/ATen.h>
+
+#include "csrc/nn/functional.h"
+
+namespace torchwhisper::nn {
+namespace {
+
+constexpr std::int64_t kKernelSize = 3;
+
+at::Tensor adopt(torch::nn::Module& module, const char* name, const at::Tensor& tensor) {
+  return module.register_parameter(name, tensor, tensor.requires_grad());
+}
+
+}  // namespace
+
+LinearImpl::LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, bool with_bias)
+    : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in}))),
+      bias(with_bias ? adopt(*this, "bias", given.take("bias", {n_out})) : at::Tensor()) {}
+
+at::Tensor LinearImpl::forward(const at::Tensor& x) {
+  if (packed_ && packed_->dtype() == x.scalar_type()) {
+    return packed_->forward(x);
+  }
+  return functional::linear(x, weight, bias);
+}
+
+void LinearImpl::prepare(at::ScalarType dtype) {
+  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype);
+}
+
+LayerNormImpl::LayerNormImpl(const Weights& given, std::int64_t n_state)
+    : weight(adopt(*this, "weight", given.take("weight", {n_state}))),
+      bias(adopt(*this, "bias", given.take("bias", {n_state}))) {}
+
+at::Tensor LayerNormImpl::forward(const at::Tensor& x) { return functional::layer_norm(x, weight, bias); }
+
+Conv1dImpl::Conv1dImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, std::int64_t stride_)
+    : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in, kKernelSize}))),
+      bias(adopt(*this, "bias", given.take("bias", {n_out}))),
+      stride(stride_) {}
+
+at::Tensor Conv1dImpl::forward(const at::Tensor& x) { return functional::conv1d(x, weight, bias, stride); }
+
+}  // namespace torchwhisper::nn

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "csrc/common/api.h"
+#include "csrc/nn/packed_linear.h"
+#include "csrc/nn/weights.h"
+
+/// The leaf modules, with upstream's parameter names. All of them adopt the tensors they are given: the
+/// parameter is the caller's tensor, not a copy.
+namespace torchwhisper::nn {
+
+/// y = x W^T + b with the weights cast to the type of x.
+struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
+  LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, bool with_bias = true);
+
+  at::Tensor forward(const at::Tensor& x);  // x: [..., n_in] -> [..., n_out]
+
+  /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
+  void prepare(at::ScalarType dtype);
+
+  at::Tensor weight;  // [n_out, n_in]
+  at::Tensor bias;    // [n_out], or undefined
+
+ private:
+  std::unique_ptr<const PackedLinear> packed_;
+};
+TORCH_MODULE(Linear);
+
+/// Layer normalisation in float32 that returns the type of its input.
+struct TORCHWHISPER_API LayerNormImpl : torch::nn::Module {
+  LayerNormImpl(const Weights& given, std::int64_t n_state);
+
+  at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
+
+  at::Tensor weight;  // [n_state]
+  at::Tensor bias;    // [n_state]
+};
+TORCH_MODULE(LayerNorm);
+
+/// Convolution over time with kernel 3 and padding 1.
+struct TORCHWHISPER_API Conv1dImpl : torch::nn::Module {
+  Conv1dImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, std::int64_t stride);
+
+  at::Tensor forward(const at::Tensor& x);  // x: [batch, n_in, time] -> [batch, n_out, time / stride]
+
+  at::Tensor weight;  // [n_out, n_in, 3]
+  at::Tensor bias;    // [n_out]
+  std::int64_t stride;
+};
+TORCH_MODULE(Conv1d);
+
+}  // namespace torchwhisper::nn

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "csrc/common/api.h"
+
+namespace torchwhisper::nn {
+
+/// Weights of a linear layer derived once for inference in one type: on a CPU in float32 laid out by oneDNN
+/// for few and many rows alike, elsewhere cast. Read-only after construction, so threads may share it.
+class TORCHWHISPER_API PackedLinear {
+ public:
+  /// weight: [out, in], bias: [out] or undefined.
+  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype);
+
+  /// x: [..., in] of the type given at construction -> [..., out]. No gradients.
+  at::Tensor forward(const at::Tensor& x) const;
+
+  at::ScalarType dtype() const { return dtype_; }
+
+ private:
+  at::ScalarType dtype_;
+  at::Tensor weight_;
+  at::Tensor bias_;
+  bool onednn_;
+};
+
+}  // namespace torchwhisper::nn
