@@ -1,4 +1,4 @@
-"""Whole transcriptions: torchwhisper beside openai-whisper, same audio, same run, turn about, fp32 on the CPU.
+"""Whole transcriptions: torchwhisper beside openai-whisper, same audio, same run, fp32 on the CPU.
 
 Speed is measured in one process, memory in a process for each engine and setting. Before the timing each
 engine transcribes once, so that compilers (numba) and packed weights are warm.
