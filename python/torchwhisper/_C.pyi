@@ -1,0 +1,91 @@
+"""The C++ engine. One section per room of csrc/."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# --- common -----------------------------------------------------------------------------------------------
+
+class Cancelled(RuntimeError): ...
+
+class Control:
+    """Cancels a running computation and watches its progress."""
+
+    def __init__(self, progress: Callable[[str, int], None] | None = None) -> None: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+def set_log_level(level: str) -> None: ...
+
+# --- audio ------------------------------------------------------------------------------------------------
+
+# --- model ------------------------------------------------------------------------------------------------
+
+class AudioEncoder:
+    def __init__(self, dims: dict[str, int], tensors: dict[str, Tensor]) -> None: ...
+    def forward(self, mel: Tensor, control: Control | None = None) -> Tensor: ...
+    def named_parameters(self) -> dict[str, Tensor]: ...
+
+class TextDecoder:
+    def __init__(self, dims: dict[str, int], tensors: dict[str, Tensor]) -> None: ...
+    def forward(self, tokens: Tensor, audio_features: Tensor, control: Control | None = None) -> Tensor: ...
+    def named_parameters(self) -> dict[str, Tensor]: ...
+
+class Whisper:
+    """Adopts the tensors given by their state_dict names; `prepare` adds packed weights for inference."""
+
+    def __init__(self, dims: dict[str, int], tensors: dict[str, Tensor]) -> None: ...
+    @property
+    def encoder(self) -> AudioEncoder: ...
+    @property
+    def decoder(self) -> TextDecoder: ...
+    def forward(self, mel: Tensor, tokens: Tensor) -> Tensor: ...
+    def embed_audio(self, mel: Tensor, control: Control | None = None) -> Tensor: ...
+    def logits(self, tokens: Tensor, audio_features: Tensor) -> Tensor: ...
+    def named_parameters(self) -> dict[str, Tensor]: ...
+    def prepare(self, dtype: torch.dtype) -> None: ...
+    def fingerprint(self) -> int: ...
+
+# --- decoding ---------------------------------------------------------------------------------------------
+
+class DecodingOptions:
+    def __init__(
+        self,
+        *,
+        n_group: int,
+        sample_len: int,
+        n_ctx: int,
+        sot_index: int,
+        sample_begin: int,
+        eot: int,
+        no_speech: int,
+        temperature: float,
+        beam_size: int,
+        patience: float,
+        length_penalty: float | None,
+        suppress_tokens: list[int],
+        suppress_blank: list[int],
+        timestamp_begin: int,
+        no_timestamps: int,
+        max_initial_timestamp_index: int,
+    ) -> None: ...
+
+class DecodingResult:
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def sum_logprob(self) -> float: ...
+    @property
+    def no_speech_prob(self) -> float: ...
+
+def decode(
+    model: Whisper,
+    audio_features: Tensor,
+    initial_tokens: list[list[int]],
+    options: DecodingOptions,
+    control: Control,
+) -> list[DecodingResult]: ...
+
+# --- timing -----------------------------------------------------------------------------------------------
