@@ -18,6 +18,8 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from operator import itemgetter
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -100,7 +102,7 @@ _GLOBAL_HOOKS = (
     nn_module._global_backward_hooks,
     nn_module._global_backward_pre_hooks,
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_hooks_of = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,9 +162,11 @@ class _Tree:
         self._below = [weakref.ref(m) for m in modules[1:]]
         self._types = [type(m) for m in modules]
         self._sizes = [len(s) for s in states]
+        self._parents = [i for i, s in enumerate(states) if s["_modules"]]
+        self._owners = [i for i, s in enumerate(states) if s["_parameters"]]
         self._settings = [(i, key) for i, wanted in enumerate(settings) for key in wanted]
         self._values = [states[i][key] for i, key in self._settings]
-        self._identity = _identity(states)
+        self._identity = self._identify(states)
 
         self.dims = _dims(root)
         self.tensors = _named_tensors(root, named, self.dims)
@@ -170,37 +174,31 @@ class _Tree:
         twin = _C.AudioEncoder if "n_mels" in self.dims else _C.TextDecoder
         self.twin: _C.AudioEncoder | _C.TextDecoder = twin(self.dims, self.tensors)
 
-    def holds(self, root: nn.Module) -> bool:
-        """Whether the modules, their settings and their tensors are still those that were walked."""
+    def look(self, root: nn.Module) -> tuple[bool, str | None]:
+        """Whether modules, settings and tensors are still those that were walked, and which module below has
+        hooks. This runs at every call of the model, so it is a few list comprehensions."""
         below = [ref() for ref in self._below]
-        if None in below:
-            return False
-        modules = [root, *below]
-        states = [m.__dict__ for m in modules]
-        return (
-            [child for s in states for child in s["_modules"].values()] == below
-            and [type(m) for m in modules] == self._types
+        try:
+            states = [m.__dict__ for m in (root, *below)]
+        except AttributeError:  # one is gone
+            return False, None
+        holds = (
+            [child for i in self._parents for child in states[i]["_modules"].values()] == below
             and [len(s) for s in states] == self._sizes
+            and list(map(type, (root, *below))) == self._types
             and [states[i][key] for i, key in self._settings] == self._values
-            and _identity(states) == self._identity
+            and self._identify(states) == self._identity
         )
+        if not any(chain.from_iterable(map(_hooks_of, states[1:]))):
+            return holds, None
+        hooked = (name for name, s in zip(self._names[1:], states[1:], strict=True) if any(_hooks_of(s)))
+        return holds, f"{next(hooked)} has hooks"
 
-    def why_hooked(self, root: nn.Module, root_counts: bool) -> str | None:
-        """A module whose hooks the engine would not call; those of `root` itself count only on request."""
-        modules = [root, *(cast(nn.Module, ref()) for ref in self._below)]
-        first = 0 if root_counts else 1
-        states = [m.__dict__ for m in modules[first:]]
-        if not any([s[h] for s in states for h in _HOOKS]):  # a list is faster here
-            return None
-        named = zip(self._names[first:], states, strict=True)
-        return next(f"{name or 'the module'} has hooks" for name, s in named if any(s[h] for h in _HOOKS))
-
-
-def _identity(states: list[dict[str, Any]]) -> tuple[list[int], list[int], list[torch.dtype]]:
-    # data_ptr stands for the storage and the device.
-    tensors = [t for s in states for t in s["_parameters"].values() if t is not None]
-    tensors += [t for t in states[0]["_buffers"].values() if t is not None]
-    return [id(t) for t in tensors], [t.data_ptr() for t in tensors], [t.dtype for t in tensors]
+    def _identify(self, states: list[dict[str, Any]]) -> tuple[list[int], list[int], list[torch.dtype]]:
+        # data_ptr stands for the storage and the device.
+        tensors = [t for i in self._owners for t in states[i]["_parameters"].values() if t is not None]
+        tensors += [t for t in states[0]["_buffers"].values() if t is not None]
+        return [id(t) for t in tensors], [t.data_ptr() for t in tensors], [t.dtype for t in tensors]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -392,15 +390,19 @@ def _plain_tree(root: nn.Module, root_counts: bool) -> _Tree | str:
     if reason := _why_not_now():
         return reason
     tree = _trees.get(root)
-    if tree is None or not tree.holds(root):
+    holds, hooked = tree.look(root) if tree is not None else (False, None)
+    if tree is None or not holds:
         _trees.pop(root, None)
         try:
             tree = _trees[root] = _Tree(root)
         except _NotPlainError as error:
             return str(error)
+        _, hooked = tree.look(root)
     if torch.is_autocast_enabled(tree.device.type):
         return "autocast is on"
-    return tree.why_hooked(root, root_counts) or tree
+    if hooked is None and root_counts and any(_hooks_of(vars(root))):
+        hooked = f"the {type(root).__name__} has hooks"
+    return hooked or tree
 
 
 def _or_python(found: _T | str) -> _T | None:
