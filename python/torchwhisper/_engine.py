@@ -16,7 +16,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from operator import itemgetter
@@ -418,8 +418,8 @@ def _is_plain_input(x: Any, ndim: int, device: torch.device) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.ndim == ndim and x.device == device
 
 
-def encoder_for(module: AudioEncoder, mel: Tensor) -> _C.AudioEncoder | None:
-    """The engine's encoder for a call of `module`; None where the Python path has to be taken."""
+def encoder_for(module: AudioEncoder, mel: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The engine's forward for a call of `module`; None where the Python path has to be taken."""
     if torch.compiler.is_compiling():
         return _or_python("the module is being compiled")
     tree = _plain_tree(module, root_counts=False)
@@ -428,13 +428,15 @@ def encoder_for(module: AudioEncoder, mel: Tensor) -> _C.AudioEncoder | None:
     if not _is_plain_input(mel, 3, tree.device) or not mel.is_floating_point():
         return _or_python(f"the input is not a plain tensor [batch, n_mels, frames] on {tree.device}")
     twin = _prepared_now(tree, mel.dtype)
-    return cast(_C.AudioEncoder, twin.encoder if twin else tree.twin)
+    if twin is not None:
+        return functools.partial(twin.embed_audio, control=_C.Control())
+    return cast(_C.AudioEncoder, tree.twin).forward
 
 
 def decoder_for(
     module: TextDecoder, tokens: Tensor, features: Tensor, kv_cache: Any
-) -> _C.TextDecoder | None:
-    """The engine's decoder for a call of `module`; None where the Python path has to be taken."""
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The engine's forward for a call of `module`; None where the Python path has to be taken."""
     if torch.compiler.is_compiling():
         return _or_python("the module is being compiled")
     if kv_cache is not None:
@@ -448,7 +450,7 @@ def decoder_for(
             f"the inputs are not plain tokens [batch, n] and features of 3 axes on {tree.device}"
         )
     twin = _prepared_now(tree, features.dtype)
-    return cast(_C.TextDecoder, twin.decoder if twin else tree.twin)
+    return twin.logits if twin is not None else cast(_C.TextDecoder, tree.twin).forward
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -210,9 +210,9 @@ class AudioEncoder(nn.Module):
         Raises:
             AssertionError: another number of frames.
         """
-        if (twin := _engine.encoder_for(self, x)) is not None:
+        if (forward := _engine.encoder_for(self, x)) is not None:
             assert (x.shape[-1] + 1) // 2 == self.positional_embedding.shape[0], "incorrect audio shape"
-            return twin.forward(x)
+            return forward(x)
 
         x = F.gelu(self.conv1(x))
         x = F.gelu(self.conv2(x))
@@ -248,8 +248,8 @@ class TextDecoder(nn.Module):
         Returns:
             Logits [batch, tokens, n_vocab], float32.
         """
-        if (twin := _engine.decoder_for(self, x, xa, kv_cache)) is not None:
-            return twin.forward(x, xa)
+        if (forward := _engine.decoder_for(self, x, xa, kv_cache)) is not None:
+            return forward(x, xa)
 
         offset = next(iter(kv_cache.values())).shape[1] if kv_cache else 0
         x = self.token_embedding(x) + self.positional_embedding[offset : offset + x.shape[-1]]
