@@ -84,7 +84,7 @@ def unpack(data: bytes) -> dict[str, Any]:
             masks[name], body = bits.astype(bool), body[size:]
     high = np.frombuffer(zlib.decompress(body[: header["high"]]), np.uint8)
     low = np.frombuffer(body[header["high"] :], np.uint8)
-    words = high.astype(np.uint16) << 8 | low
+    words: _Words = high.astype(np.uint16) << np.uint16(8) | low
     state = {}
     for name, shape in header["tensors"]:
         count = int(np.prod(shape)) - max(header["repeats"].get(name, 1) - 1, 0) * shape[-1]

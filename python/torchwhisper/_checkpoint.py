@@ -7,7 +7,7 @@ in one sentence.
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def read(source: str | IO[bytes], name: str) -> dict[str, Any]:
     if isinstance(source, str) and os.path.getsize(source) == 0:
         raise RuntimeError(f"Model {name} cannot be loaded: the file is empty")
     try:
-        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch.load lets many types of exceptions out
@@ -44,7 +44,7 @@ def read(source: str | IO[bytes], name: str) -> dict[str, Any]:
     for key in ("dims", "model_state_dict"):
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
             raise RuntimeError(f"Model {name} is not a Whisper checkpoint: it has no dictionary {key!r}")
-    return checkpoint
+    return cast(dict[str, Any], checkpoint)
 
 
 def build(checkpoint: dict[str, Any], name: str, device: torch.device) -> Whisper:

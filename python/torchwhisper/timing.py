@@ -7,15 +7,15 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import _C
+from . import _C, _engine
 from .audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
 from .tokenizer import Tokenizer
 from .triton_ops import median_filter_cuda
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _Array = npt.NDArray[Any]
 _LONGEST_MEDIAN = 0.7  # seconds; a word longer than twice the median word is cut at sentence boundaries
-_SENTENCE_END_MARKS = ".。!！?？"
+_SENTENCE_END_MARKS = ".。!！?？"  # noqa: RUF001
 
 
 def median_filter(x: Tensor, filter_width: int) -> Tensor:
@@ -101,7 +101,8 @@ def find_alignment(
     mel: a log-mel window (n_mels, frames), or its audio features (n_audio_ctx, n_audio_state), with which
         the encoder does not run again.
     num_frames: how many frames (10 ms) of the window are audio.
-    medfilt_width, qk_scale: smoothing of the attention weights, and a factor on the scores before the softmax.
+    medfilt_width: how many frames (20 ms) the attention weights are smoothed over; odd.
+    qk_scale: factor on the attention scores before the softmax.
     """
     if len(text_tokens) == 0:
         return []
@@ -115,10 +116,17 @@ def find_alignment(
 
 
 def _attention(model: "Whisper", tokens: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [token, vocabulary], and scores [head, token, frame] of the alignment heads."""
-    heads: list[tuple[int, int]] = [(layer, head) for layer, head in model.alignment_heads.indices().T.tolist()]
-    encoded = mel.shape[-2:] == (model.dims.n_audio_ctx, model.dims.n_audio_state)
-    return _hooked_attention(model, tokens, mel.unsqueeze(0), encoded, heads)
+    """Logits [token, vocabulary], and scores [head, token, frame] of the alignment heads.
+
+    tokens: [1, token]. mel: one window or its audio features, without a batch dimension.
+    """
+    heads = [(layer, head) for layer, head in model.alignment_heads.indices().T.tolist()]
+    encoded = mel.shape == (model.dims.n_audio_ctx, model.dims.n_audio_state)
+    with torch.no_grad(), _engine.session(model, mel.dtype) as engine:
+        if engine is None:
+            return _hooked_attention(model, tokens, mel.unsqueeze(0), encoded, heads)
+        features = mel.unsqueeze(0) if encoded else model.embed_audio(mel.unsqueeze(0))
+        return _C.cross_attention(engine, tokens, features, heads, _C.Control())
 
 
 def _hooked_attention(
@@ -134,8 +142,8 @@ def _hooked_attention(
     hooks = []
     try:
         for layer, block in enumerate(model.decoder.blocks):
-            hooks.append(block.cross_attn.register_forward_hook(keep(layer)))
-        with torch.no_grad(), disable_sdpa():
+            hooks.append(cast(nn.Module, block.cross_attn).register_forward_hook(keep(layer)))
+        with disable_sdpa():
             logits = model.logits(tokens, mel) if encoded else model(mel, tokens)
     finally:
         for hook in hooks:
@@ -146,6 +154,7 @@ def _hooked_attention(
 def _word_timings(
     tokenizer: Tokenizer, text_tokens: list[int], token_probabilities: list[float], path: _Array
 ) -> list[WordTiming]:
+    probability = np.asarray(token_probabilities)
     words, word_tokens = tokenizer.split_to_word_tokens([*text_tokens, tokenizer.eot])
     if len(word_tokens) <= 1:  # the end token alone
         return []
@@ -153,7 +162,7 @@ def _word_timings(
     row_times = path[1][first_of_row] / TOKENS_PER_SECOND
     bounds = [0, *itertools.accumulate(len(tokens) for tokens in word_tokens[:-1])]
     return [
-        WordTiming(word, tokens, row_times[begin], row_times[end], np.mean(token_probabilities[begin:end]))
+        WordTiming(word, tokens, row_times[begin], row_times[end], probability[begin:end].mean())
         for word, tokens, begin, end in zip(words, word_tokens, bounds, bounds[1:], strict=False)
     ]
 
@@ -191,7 +200,7 @@ def add_word_timestamps(
     mel: Tensor,
     num_frames: int,
     prepend_punctuations: str = "\"'“¿([{-",
-    append_punctuations: str = "\"'.。,，!！?？:：”)]}、",
+    append_punctuations: str = "\"'.。,，!！?？:：”)]}、",  # noqa: RUF001
     last_speech_timestamp: float,
     **kwargs: Any,
 ) -> None:

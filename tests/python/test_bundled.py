@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from torchwhisper import _bundled
 
 # Of names, shapes and bytes of the float16 state_dict of the checkpoint that the demo model is.

@@ -7,6 +7,7 @@ import whisper.timing as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from torchwhisper import timing
 
 SHAPES = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)

@@ -8,6 +8,7 @@ import whisper.timing as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from torchwhisper import timing, triton_ops
 
 WIDTHS = st.integers(0, 10).map(lambda half: 2 * half + 1) | st.sampled_from([31, 33, 51])
