@@ -29,17 +29,18 @@ at::Tensor linear_pointwise(const at::Tensor& x, const at::Tensor& weight,
   return op.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
+at::Tensor copied(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true);
+}
+
 }  // namespace
 
 PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype)
     : dtype_(dtype),
-      weight_(weight.detach().to(dtype)),
-      bias_(bias.defined() ? bias.detach().to(dtype) : bias),
+      bias_(bias.defined() ? copied(bias, dtype) : bias),
       onednn_(weight.is_cpu() && dtype == at::kFloat && at::globalContext().userEnabledMkldnn() &&
               at::Context::hasMKLDNN()) {
-  if (onednn_) {
-    weight_ = reorder_weight(weight_.contiguous());
-  }
+  weight_ = onednn_ ? reorder_weight(weight.detach().to(dtype).contiguous()) : copied(weight, dtype);
 }
 
 at::Tensor PackedLinear::forward(const at::Tensor& x) const {

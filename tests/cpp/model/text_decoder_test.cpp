@@ -1,0 +1,90 @@
+#include "csrc/model/text_decoder.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/cpp/random_model.h"
+
+namespace torchwhisper::model {
+namespace {
+
+using torchwhisper::testing::random_model;
+using torchwhisper::testing::relative_error;
+
+at::Tensor random_tokens(std::int64_t rows, std::int64_t time) {
+  return at::randint(60, {rows, time}, at::kLong);
+}
+
+TEST(TextDecoder, TokenByTokenEqualsTheWholeSequence) {
+  const at::NoGradGuard no_grad;
+  for (const bool prepared : {false, true}) {
+    TextDecoder decoder = random_model()->decoder;
+    const at::Tensor tokens = random_tokens(2, 9);
+    const at::Tensor features = at::randn({2, 20, 16});
+    const at::Tensor whole = decoder->forward(tokens, features);
+    if (prepared) {
+      decoder->prepare(at::kFloat);
+    }
+    DecoderState state = decoder->start(features);
+    std::vector<at::Tensor> hidden = {decoder->advance(tokens.slice(1, 0, 4), state)};
+    for (std::int64_t t = 4; t < 9; ++t) {
+      hidden.push_back(decoder->advance(tokens.slice(1, t, t + 1), state));
+    }
+    EXPECT_EQ(state.length(), 9);
+    EXPECT_LT(relative_error(decoder->project(at::cat(hidden, 1)), whole), 3e-6);
+  }
+}
+
+TEST(TextDecoder, GroupsContinueOnTheirOwn) {
+  const at::NoGradGuard no_grad;
+  TextDecoder decoder = random_model()->decoder;
+  const at::Tensor features = at::randn({2, 20, 16});
+  const at::Tensor prompt = random_tokens(2, 3);
+  const at::Tensor next = random_tokens(4, 1);
+  DecoderState state = decoder->start(features);
+  decoder->advance(prompt, state);
+  state.repeat_rows(2);
+  state.reorder({1, 0, 3, 3});
+  const at::Tensor logits = decoder->project(decoder->advance(next, state)).select(1, 0);
+  const at::Tensor sequences = at::cat({prompt.repeat_interleave(2, 0), next}, 1);
+  const at::Tensor whole = decoder->forward(sequences, features.repeat_interleave(2, 0)).select(1, 3);
+  EXPECT_LT(relative_error(logits, whole), 3e-6);
+}
+
+TEST(TextDecoder, KeepsTheScoresOfTheHeadsAskedFor) {
+  const at::NoGradGuard no_grad;
+  TextDecoder decoder = random_model()->decoder;
+  const at::Tensor tokens = random_tokens(1, 5);
+  const at::Tensor features = at::randn({1, 20, 16});
+  common::Control control;
+  const auto aligned = decoder->forward_with_scores(tokens, features, {{1, 3}, {0, 2}}, control);
+  EXPECT_LT(relative_error(aligned.logits, decoder->forward(tokens, features)[0]), 3e-6);
+  EXPECT_EQ(aligned.scores.sizes(), at::IntArrayRef({2, 5, 20}));
+  const auto other = decoder->forward_with_scores(tokens, features, {{0, 2}}, control);
+  EXPECT_TRUE(other.scores[0].equal(aligned.scores[1]));
+  EXPECT_THROW(decoder->forward_with_scores(tokens, features, {{2, 0}}, control), c10::ValueError);
+  EXPECT_THROW(decoder->forward_with_scores(tokens, features, {}, control), c10::ValueError);
+}
+
+TEST(TextDecoder, OneOfTheBatchesMayBeOne) {
+  const at::NoGradGuard no_grad;
+  TextDecoder decoder = random_model()->decoder;
+  const at::Tensor tokens = random_tokens(3, 5);
+  const at::Tensor features = at::randn({3, 20, 16});
+  EXPECT_LT(relative_error(decoder->forward(tokens, features.slice(0, 0, 1)),
+                           decoder->forward(tokens, features.slice(0, 0, 1).expand({3, -1, -1}))),
+            2e-6);
+  EXPECT_LT(relative_error(decoder->forward(tokens.slice(0, 0, 1), features),
+                           decoder->forward(tokens.slice(0, 0, 1).expand({3, -1}), features)),
+            2e-6);
+  EXPECT_THROW(decoder->forward(tokens, features.slice(0, 0, 2)), c10::ValueError);
+}
+
+TEST(TextDecoder, RefusesSequencesThatAreTooLong) {
+  TextDecoder decoder = random_model()->decoder;
+  EXPECT_NO_THROW(decoder->forward(random_tokens(1, 24), at::randn({1, 20, 16})));
+  EXPECT_THROW(decoder->forward(random_tokens(1, 25), at::randn({1, 20, 16})), c10::ValueError);
+}
+
+}  // namespace
+}  // namespace torchwhisper::model

@@ -1,0 +1,69 @@
+#include "csrc/nn/attention.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "csrc/nn/functional.h"
+#include "tests/cpp/random_model.h"
+
+namespace torchwhisper::nn {
+namespace {
+
+using torchwhisper::testing::add_attention;
+using torchwhisper::testing::relative_error;
+
+constexpr std::int64_t kState = 12;
+constexpr std::int64_t kHeads = 3;
+
+MultiHeadAttention make_attention() {
+  NamedTensors tensors;
+  add_attention(tensors, "attn", kState);
+  return MultiHeadAttention(Weights(tensors)["attn"], kState, kHeads);
+}
+
+TEST(MultiHeadAttention, TokenByTokenEqualsTheWholeSequence) {
+  MultiHeadAttention attention = make_attention();
+  const at::Tensor x = at::randn({2, 7, kState});
+  KeyValueCache cache(2, kHeads, 10, kState / kHeads, x);
+  std::vector<at::Tensor> parts = {attention->cached_self_attention(x.slice(1, 0, 3), cache)};
+  for (std::int64_t t = 3; t < 7; ++t) {
+    parts.push_back(attention->cached_self_attention(x.slice(1, t, t + 1), cache));
+  }
+  EXPECT_LT(relative_error(at::cat(parts, 1), attention->self_attention(x, /*causal=*/true)), 1e-6);
+}
+
+TEST(MultiHeadAttention, SequencesOfOneRecordingShareItsMemory) {
+  MultiHeadAttention attention = make_attention();
+  const at::Tensor features = at::randn({2, 9, kState});
+  const at::Tensor x = at::randn({6, 4, kState});  // three sequences each
+  const at::Tensor shared = attention->cross_attention(x, attention->project_memory(features));
+  const at::Tensor repeated =
+      attention->cross_attention(x, attention->project_memory(features.repeat_interleave(3, 0)));
+  EXPECT_LT(relative_error(shared, repeated), 1e-6);
+}
+
+TEST(MultiHeadAttention, WithScoresEqualsWithout) {
+  MultiHeadAttention attention = make_attention();
+  const at::Tensor x = at::randn({1, 5, kState});
+  const auto scored = attention->self_attention_with_scores(x, functional::causal_mask(5));
+  EXPECT_LT(relative_error(scored.out, attention->self_attention(x, /*causal=*/true)), 1e-6);
+  const KeyValue memory = attention->project_memory(at::randn({1, 9, kState}));
+  const auto cross = attention->cross_attention_with_scores(x, memory);
+  EXPECT_LT(relative_error(cross.out, attention->cross_attention(x, memory)), 1e-6);
+  EXPECT_EQ(cross.scores.sizes(), at::IntArrayRef({1, kHeads, 5, 9}));
+}
+
+TEST(MultiHeadAttention, PreparedEqualsLive) {
+  MultiHeadAttention attention = make_attention();
+  const at::Tensor x = at::randn({2, 5, kState});
+  const at::Tensor features = at::randn({2, 9, kState});
+  const at::Tensor self = attention->self_attention(x, /*causal=*/false);
+  const at::Tensor cross = attention->cross_attention(x, attention->project_memory(features));
+  attention->prepare(at::kFloat, /*attends_to_itself=*/true);
+  EXPECT_LT(relative_error(attention->self_attention(x, /*causal=*/false), self), 2e-6);
+  attention->prepare(at::kFloat, /*attends_to_itself=*/false);
+  EXPECT_LT(relative_error(attention->cross_attention(x, attention->project_memory(features)), cross), 2e-6);
+}
+
+}  // namespace
+}  // namespace torchwhisper::nn
