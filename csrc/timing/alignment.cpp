@@ -1,5 +1,6 @@
 #include "csrc/timing/alignment.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/std_mean.h>
 
@@ -16,8 +17,12 @@ at::Tensor alignment_matrix(const at::Tensor& qk, const AlignmentOptions& option
   TORCH_CHECK_VALUE(options.sot_length >= 0 && qk.size(1) > options.sot_length, "got ", qk.size(1),
                     " tokens, expected more than the ", options.sot_length, " of the start sequence");
   TORCH_CHECK_VALUE(options.num_frames >= 0, "got ", options.num_frames, " frames, expected none or more");
+  const std::int64_t frames = std::min(qk.size(2), options.num_frames);
+  if (frames == 0) {
+    return at::empty({qk.size(1) - options.sot_length - 1, 0});
+  }
   // weights: [head, token, frame]
-  at::Tensor weights = qk.detach().narrow(2, 0, std::min(qk.size(2), options.num_frames)).to(at::kCPU);
+  at::Tensor weights = qk.detach().narrow(2, 0, frames).to(at::kCPU);
   weights = at::softmax(weights * options.qk_scale, -1);
   control.step(common::Stage::kAlign, 0);
   const auto [deviation, mean] =

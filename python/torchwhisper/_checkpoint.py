@@ -5,9 +5,10 @@ in one sentence.
 """
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -23,20 +24,21 @@ _LIMITS |= {"n_audio_layer": 1 << 10, "n_text_layer": 1 << 10}
 _DEFAULT_LIMIT = 1 << 16
 
 
-def read(source: str | IO[bytes], name: str) -> dict[str, Any]:
+def read(source: str | bytes, name: str) -> dict[str, Any]:
     """Unpickle a checkpoint (tensors and plain values only) into host memory.
 
-    name: what the caller asked for, for the messages.
+    source: the path of the file, or its content. name: what the caller asked for, for the messages.
     Raises RuntimeError if it is not a checkpoint {"dims": dict, "model_state_dict": dict}.
     """
-    if isinstance(source, str) and os.path.getsize(source) == 0:
+    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) == 0:
         raise RuntimeError(f"Model {name} cannot be loaded: the file is empty")
     try:
-        checkpoint: Any = torch.load(source, map_location="cpu", weights_only=True)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        checkpoint: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch.load lets many types of exceptions out
-        if "Unsupported" in str(error):
+        if "GLOBAL" in str(error):  # the pickle names a function or a class
             reason = "it holds more than tensors and plain values, and such a file is never run"
         else:
             reason = "the file is corrupt or not a PyTorch checkpoint"

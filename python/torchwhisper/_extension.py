@@ -1,5 +1,7 @@
 """Loads the compiled engine, and says in one sentence why that did not work."""
 
+import importlib
+
 import torch
 
 
@@ -18,7 +20,7 @@ def _check_torch(built_with: str, running: str) -> None:
 
 
 try:
-    from . import _C
+    _C = importlib.import_module(f"{__package__}._C")
 except ModuleNotFoundError as error:
     raise ImportError(
         "torchwhisper's compiled part (torchwhisper._C) is missing for this Python: "

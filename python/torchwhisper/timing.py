@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from . import _C, _engine
 from .audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
 from .tokenizer import Tokenizer
-from .triton_ops import median_filter_cuda
 
 if TYPE_CHECKING:
     from .model import Whisper
@@ -41,6 +40,8 @@ def median_filter(x: Tensor, filter_width: int) -> Tensor:
     tracked = x.requires_grad and torch.is_grad_enabled()
     if type(x) is Tensor and x.is_cpu and x.is_floating_point() and not tracked:
         return _C.median_filter(x, filter_width)
+    from .triton_ops import median_filter_cuda
+
     rows = x.reshape(1, math.prod(x.shape[:-1]), x.shape[-1])
     return median_filter_cuda(F.pad(rows, (side, side), mode="reflect"), filter_width).reshape(x.shape)
 
