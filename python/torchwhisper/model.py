@@ -69,7 +69,7 @@ class Conv1d(nn.Conv1d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias = None if bias is None else bias.to(x.dtype)
-        return super()._conv_forward(x, weight.to(x.dtype), bias)
+        return cast(Tensor, super()._conv_forward(x, weight.to(x.dtype), bias))
 
 
 def sinusoids(length: int, channels: int, max_timescale: float = 10000) -> Tensor:
