@@ -169,7 +169,7 @@ class _Tree:
         self._identity = self._identify(states)
 
         self.dims = _dims(root)
-        self.tensors = _named_tensors(root, named, self.dims)
+        self.tensors = _named_tensors(named, self.dims)
         self.device = _one_device(self.tensors)
         twin = _C.AudioEncoder if "n_mels" in self.dims else _C.TextDecoder
         self.twin: _C.AudioEncoder | _C.TextDecoder = twin(self.dims, self.tensors)
@@ -344,19 +344,18 @@ def _shapes(dims: dict[str, int]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _named_tensors(root: nn.Module, named: dict[str, nn.Module], dims: dict[str, int]) -> dict[str, Tensor]:
+def _named_tensors(named: dict[str, nn.Module], dims: dict[str, int]) -> dict[str, Tensor]:
     """The tensors of a walked tree under their state_dict names, every one a plain one of the right shape."""
-    tensors = {
+    wanted = _shapes(dims)
+    found = {
         f"{name}.{key}" if name else key: tensor
         for name, module in named.items()
-        for key, tensor in vars(module)["_parameters"].items()
+        for key, tensor in (vars(module)["_parameters"] | vars(module)["_buffers"]).items()
         if tensor is not None
     }
-    if "n_mels" in dims:
-        tensors["positional_embedding"] = vars(root)["_buffers"].get("positional_embedding")
-    wanted = _shapes(dims)
-    if odd := tensors.keys() ^ wanted.keys():
-        raise _NotPlainError(f"{min(odd)} is {'missing' if min(odd) in wanted else 'not part of the model'}")
+    if missing := wanted.keys() - found.keys():
+        raise _NotPlainError(f"{min(missing)} is missing")
+    tensors = {name: found[name] for name in wanted}
     for name, tensor in tensors.items():
         buffer = name == "positional_embedding" and "n_mels" in dims
         if type(tensor) is not (Tensor if buffer else nn.Parameter):

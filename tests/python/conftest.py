@@ -38,10 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(autouse=True)
 def _keep_random_states() -> Iterator[None]:
     """A test may seed as it likes; the next one does not notice."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     yield
     random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
+    np.random.set_state(states[1])
     torch.set_rng_state(states[2])
 
 
@@ -107,7 +107,9 @@ def model(pair: ModelPair) -> "torchwhisper.model.Whisper":
 @pytest.fixture
 def mel() -> torch.Tensor:
     """Two log-mel windows of the small model: [2, 80, 120]."""
-    return torch.randn(2, SMALL["n_mels"], 2 * SMALL["n_audio_ctx"], generator=torch.Generator().manual_seed(7))
+    return torch.randn(
+        2, SMALL["n_mels"], 2 * SMALL["n_audio_ctx"], generator=torch.Generator().manual_seed(7)
+    )
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 import whisper
 from conftest import SMALL, fill, make_pair
 from torch.testing import assert_close
+from whisper import model as theirs
 
 from torchwhisper import _engine
 from torchwhisper import model as ours
-from whisper import model as theirs
 
 TOLERANCE = 2e-6
 
@@ -45,7 +45,9 @@ def test_half_input_on_float_parameters(pair, lane, mel, tokens, dtype):
         features = reference.encoder(mel.to(dtype))
         got = model.encoder(mel.to(dtype))
         assert got.dtype == dtype
-        assert_close(got.float(), features.float(), rtol=0, atol=4 * torch.finfo(dtype).eps * features.abs().max())
+        assert_close(
+            got.float(), features.float(), rtol=0, atol=4 * torch.finfo(dtype).eps * features.abs().max()
+        )
         logits = reference.logits(tokens, features)
         got = model.logits(tokens, features)
     assert got.dtype == torch.float32
@@ -161,9 +163,11 @@ def test_set_alignment_heads(pair):
     assert torch.equal(pair[1].alignment_heads.indices(), pair[0].alignment_heads.indices())
 
 
-@pytest.mark.parametrize("dump", [b"\x00", base64.b85encode(b"not gzip"), base64.b85encode(gzip.compress(b"123"))])
+@pytest.mark.parametrize(
+    "dump", [b"\x00", base64.b85encode(b"not gzip"), base64.b85encode(gzip.compress(b"123"))]
+)
 def test_bad_alignment_heads_raise_what_the_reference_raises(pair, dump):
-    with pytest.raises(Exception) as wanted:  # noqa: B017, PT011
+    with pytest.raises(Exception) as wanted:
         pair[0].set_alignment_heads(dump)
     with pytest.raises(type(wanted.value)):
         pair[1].set_alignment_heads(dump)
@@ -224,9 +228,11 @@ def test_encoder_without_its_model(n_mels, lane):
 
 
 def test_public_names():
-    assert not {n for n in vars(theirs) if not n.startswith("_")} - set(vars(ours)) - {
-        *("Dict", "Iterable", "Optional", "Tuple")
-    }
+    assert (
+        not {n for n in vars(theirs) if not n.startswith("_")}
+        - set(vars(ours))
+        - {*("Dict", "Iterable", "Optional", "Tuple")}
+    )
     assert ours.Whisper.decode is ours.decode_function
     assert ours.Whisper.transcribe is ours.transcribe_function
     assert ours.Whisper.detect_language is ours.detect_language_function
