@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _MODES = ("auto", "require", "off")
-_mode = os.environ.get("TORCHWHISPER_ENGINE", "auto")
+_mode = os.environ.get("TORCHWHISPER_ENGINE") or "auto"
 if _mode not in _MODES:
     raise ValueError(f"TORCHWHISPER_ENGINE is {_mode!r}, expected one of {', '.join(_MODES)}")
 

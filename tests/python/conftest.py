@@ -1,17 +1,19 @@
-"""What all tests share: the folder with models and recordings, random models, and a guard for random states."""
+"""What all tests share: the shared folder, random models, the two lanes, and a guard for random states."""
 
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-import whisper
 
-import torchwhisper.model
-from torchwhisper import _engine
+if TYPE_CHECKING:
+    import whisper
+
+    import torchwhisper.model
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("TORCHWHISPER_SHARED", ROOT.parent / "shared"))
@@ -80,6 +82,11 @@ ModelPair = tuple["whisper.model.Whisper", "torchwhisper.model.Whisper"]
 
 def make_pair(dims: dict[str, int], seed: int = 0) -> ModelPair:
     """The reference's model and ours with the same random parameters."""
+    # Not every test wants to wait for these.
+    import whisper
+
+    import torchwhisper.model
+
     reference = whisper.model.Whisper(whisper.model.ModelDimensions(**dims))
     fill(reference, seed)
     ours = torchwhisper.model.Whisper(torchwhisper.model.ModelDimensions(**dims))
@@ -90,6 +97,8 @@ def make_pair(dims: dict[str, int], seed: int = 0) -> ModelPair:
 @pytest.fixture(params=["engine", "python"])
 def lane(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs twice: with the C++ engine required, and with it switched off."""
+    from torchwhisper import _engine
+
     with _engine.require() if request.param == "engine" else _engine.disable():
         yield request.param
 

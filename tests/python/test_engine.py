@@ -275,7 +275,7 @@ def test_circumstances_that_call_for_the_python_path(model, mel, call):
         wanted = model.encoder(mel)
         got = call(model, mel)
     assert_close(got, wanted, rtol=0, atol=1e-5)
-    with _engine.require(), pytest.raises(Exception, match="engine is required|[Uu]nsupported|[Rr]untime"):
+    with _engine.require(), pytest.raises(Exception, match=r"engine is required|[Uu]nsupported|[Rr]untime"):
         call(model, mel)
 
 
