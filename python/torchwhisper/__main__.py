@@ -1,0 +1,4 @@
+from .transcribe import cli
+
+if __name__ == "__main__":
+    cli()
