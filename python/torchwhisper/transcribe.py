@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
@@ -21,7 +22,7 @@ import torch
 import tqdm
 from torch import Tensor
 
-from . import decoding, timing
+from . import _engine, decoding, timing
 from .audio import (
     FRAMES_PER_SECOND,
     HOP_LENGTH,
@@ -111,19 +112,7 @@ def transcribe(
         ValueError: samples that are not finite, clips or temperatures that make no sense, bad decode options.
         RuntimeError: a file that cannot be read. TypeError: an unknown decode option.
     """
-    dtype = _dtype(model, decode_options)
-    recording = _Recording(model, audio, dtype)
-    if decode_options.get("language") is None:
-        decode_options["language"] = _language(recording, verbose)
-    language: str = decode_options["language"]
-    task: str = decode_options.get("task", "transcribe")
-    tokenizer = get_tokenizer(
-        model.is_multilingual, num_languages=model.num_languages, language=language, task=task
-    )
-    clips = _clips(clip_timestamps, recording.content_frames)
-    if word_timestamps and task == "translate":
-        warnings.warn("Word-level timestamps on translations may not be reliable.", stacklevel=1)
-
+    recording = _Recording(model, audio, _dtype(model, decode_options))
     settings = _Settings(
         verbose=verbose,
         temperatures=_temperatures(temperature),
@@ -139,8 +128,18 @@ def transcribe(
         hallucination_silence_threshold=hallucination_silence_threshold,
         decode_options=decode_options,
     )
-    transcription = _Transcription(recording, tokenizer, settings)
-    transcription.run(clips)
+    with recording.session():
+        if decode_options.get("language") is None:
+            decode_options["language"] = _language(recording, verbose)
+        language: str = decode_options["language"]
+        task: str = decode_options.get("task", "transcribe")
+        tokenizer = get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task=task
+        )
+        if word_timestamps and task == "translate":
+            warnings.warn("Word-level timestamps on translations may not be reliable.", stacklevel=1)
+        transcription = _Transcription(recording, tokenizer, settings)
+        transcription.run(_clips(clip_timestamps, recording.content_frames))
     return {"text": transcription.text(), "segments": transcription.segments, "language": language}
 
 
@@ -163,23 +162,6 @@ def _dtype(model: "Whisper", decode_options: dict[str, Any]) -> torch.dtype:
     return torch.float16 if half else torch.float32
 
 
-def _samples(audio: Any) -> str | Tensor:
-    """A path as a string, or samples as floating point."""
-    if isinstance(audio, (str, os.PathLike)):
-        return os.fspath(audio)
-    if isinstance(audio, np.ndarray):
-        audio = torch.from_numpy(np.ascontiguousarray(audio))
-    if not isinstance(audio, Tensor):
-        raise TypeError(f"audio is {type(audio).__name__}, expected a path, a NumPy array or a tensor")
-    if audio.ndim != 1:
-        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected one channel of samples at 16 kHz")
-    if audio.dtype in (torch.int8, torch.int16, torch.int32):
-        return audio.float() / -float(torch.iinfo(audio.dtype).min)
-    if not audio.is_floating_point():
-        raise TypeError(f"audio has dtype {audio.dtype}, expected a floating-point or a signed integer type")
-    return audio.float()
-
-
 class _Recording:
     """The log-mel of a recording, in windows for one model. A window is encoded once, whoever asks for it.
 
@@ -189,13 +171,17 @@ class _Recording:
     def __init__(self, model: "Whisper", audio: Any, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
-        self.mel = log_mel_spectrogram(_samples(audio), model.dims.n_mels, padding=N_SAMPLES)
-        if not bool(torch.isfinite(self.mel).all()):
-            raise ValueError("audio has samples that are infinite, not a number, or far too large")
+        self.mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)
+        if self.mel.ndim != 2:
+            raise ValueError(f"audio has {self.mel.ndim - 1} dimensions, expected one channel of samples")
         self.content_frames: int = self.mel.shape[-1] - N_FRAMES
         self.duration = self.content_frames * HOP_LENGTH / SAMPLE_RATE
         self._takes_features = _takes_features(model)
         self._encoded: tuple[int, int, Tensor] | None = None
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Lets the engine check the weights once, and not for every window."""
+        return _engine.session(self.model, self.dtype) if self._takes_features else nullcontext()
 
     def mel_window(self, start: int, size: int) -> Tensor:
         """Frames [start, start + size), followed by zeros: not silence, but what the models are used with."""
@@ -242,8 +228,9 @@ def _language(recording: _Recording, verbose: bool | None) -> str:
     if verbose:
         print("Detecting language using up to the first 30 seconds. Use `--language` to specify the language")
     # Past the recording's end this has the silence that was appended, where the loop's windows have zeros.
-    _, probs = model.detect_language(recording.window(0, N_FRAMES))
-    language: str = max(probs, key=probs.get)
+    _, found = model.detect_language(recording.window(0, N_FRAMES))
+    probs = cast(dict[str, float], found)
+    language = max(probs, key=probs.__getitem__)
     if verbose is not None:
         print(f"Detected language: {LANGUAGES[language].title()}")
     return language
