@@ -696,11 +696,11 @@ def _check(parser: argparse.ArgumentParser, args: dict[str, Any]) -> None:
         warnings.warn("--max_words_per_line has no effect with --max_line_width", stacklevel=1)
 
 
-def _fallbacks(temperature: float, increment: float | None) -> tuple[float, ...]:
+def _fallbacks(temperature: float, increment: float | None) -> Sequence[float]:
     """From `temperature` up to 1 in steps, by the arithmetic of `numpy.arange`: it shows in the JSON."""
     if increment is None:
-        return (temperature,)
-    return tuple(np.arange(temperature, 1.0 + 1e-6, increment)) or (temperature,)
+        return [temperature]
+    return tuple(np.arange(temperature, 1.0 + 1e-6, increment)) or [temperature]
 
 
 def _sentence(error: Exception) -> str:

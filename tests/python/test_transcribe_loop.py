@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchwhisper.model import AudioEncoder, ModelDimensions, Whisper
 from torchwhisper.tokenizer import get_tokenizer
 
 # The packages' attributes of this name are the functions.
@@ -347,13 +348,83 @@ def test_an_unknown_option_is_a_type_error():
         observe(OURS, script_of(), 4000, {"beam_sice": 5, "language": "en"})
 
 
-def test_audio_that_is_no_audio_is_refused():
-    def run(audio):
-        return observe(OURS, script_of(), 4000, {"language": "en"}, audio)
+def test_audio_of_two_channels_is_refused():
+    with (
+        mock.patch.object(OURS, "log_mel_spectrogram", lambda *args, **kwargs: torch.zeros(2, 80, 3000)),
+        pytest.raises(ValueError, match="2 dimensions"),
+    ):
+        OURS.transcribe(ScriptedModel(()), np.zeros((2, 9), np.float32))
 
-    for audio in (b"talk.flac", [0.0, 0.1], np.zeros(9, bool), np.zeros(9, np.complex64)):
-        with pytest.raises(TypeError, match="audio"):
-            run(audio)
-    for audio in (np.zeros((2, 9), np.float32), torch.zeros(1, 9)):
-        with pytest.raises(ValueError, match="audio has shape"):
-            run(audio)
+
+# How often the encoder runs. The models are untrained; without timestamps each window is 30 s.
+
+
+class CountingEncoder(AudioEncoder):
+    runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        return super().forward(x)
+
+
+def untrained(multilingual=True):
+    torch.manual_seed(0)
+    n_vocab = 51864 + multilingual
+    model = Whisper(ModelDimensions(80, 1500, 16, 2, 1, n_vocab, 448, 16, 2, 1))
+    model.encoder = CountingEncoder(80, 1500, 16, 2, 1)
+    return model
+
+
+def transcribe_noise(model, seconds, **options):
+    audio = np.random.default_rng(0).normal(size=round(seconds * 16000)).astype(np.float32) / 10
+    options = {"without_timestamps": True, "sample_len": 4, "fp16": False, **options}
+    torch.manual_seed(0)
+    return OURS.transcribe(model, audio, **options)
+
+
+failing = {"logprob_threshold": 0.0, "no_speech_threshold": None, "temperature": (0.0, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize("seconds", [10, 30, 65])
+@pytest.mark.parametrize("options", [{}, failing, {"word_timestamps": True}])
+def test_a_window_is_encoded_once(seconds, options):
+    model = untrained()
+    result = transcribe_noise(model, seconds, **options)
+    windows = {segment["seek"] for segment in result["segments"]}
+    # The window that the language is detected on is the first one only if it is full.
+    assert model.encoder.runs == len(windows) + (seconds < 30)
+
+
+def test_hooks_in_the_encoder_see_every_run_that_the_reference_makes():
+    model = untrained(multilingual=False)
+    runs = []
+    model.encoder.conv1.register_forward_hook(lambda *_: runs.append(1))
+    transcribe_noise(model, 30, **failing)
+    assert len(runs) == 3
+
+
+def test_a_decode_from_elsewhere_gets_the_spectrogram():
+    model = untrained(multilingual=False)
+    seen = []
+
+    def decode(mel, options):
+        seen.append(mel.shape)
+        return Whisper.decode(model, mel, options)
+
+    model.decode = decode
+    transcribe_noise(model, 30)
+    assert seen == [(80, 3000)]
+
+
+def test_an_alignment_from_elsewhere_gets_the_spectrogram():
+    seen = []
+    with mock.patch.object(OURS, "add_word_timestamps", lambda **kwargs: seen.append(kwargs["mel"].shape)):
+        transcribe_noise(untrained(), 30, word_timestamps=True)
+    assert seen == [(80, 3000)]
+
+
+@pytest.mark.parametrize("options", [{}, failing])
+def test_features_give_what_the_spectrogram_gives(options):
+    once = transcribe_noise(untrained(), 40, **options)
+    with mock.patch.object(OURS, "_takes_features", lambda model: False):
+        assert transcribe_noise(untrained(), 40, **options) == once
