@@ -95,10 +95,14 @@ wheel-check: wheel  ## Install the wheel elsewhere and transcribe with it
 test: test-cpp test-python  ## Build everything, run GoogleTest and pytest
 
 test-cpp: build-tests
-	@ctest --test-dir $(build) --output-on-failure --no-tests=error
+	@$(build)/tests/cpp/torchwhisper_tests --gtest_brief=1
 
 test-python: build-tests
 	@$(python) -m pytest
+
+.PHONY: parity
+parity: build-tests  ## The whole comparison with openai-whisper (long)
+	@$(python) -m pytest tests/python/parity --parity-full
 
 .PHONY: bench
 bench: $(dev_stamp) build  ## Measure against openai-whisper; tables go to benchmarks/results/
