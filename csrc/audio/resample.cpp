@@ -51,7 +51,7 @@ Sample to_tap(double tap) {
 
 /// Sums in lanes, which compilers turn into vectors.
 template <typename Sample>
-Sample dot(const Sample* a, const Sample* b, std::int64_t count) {
+Sample dot(const Sample* a, const Sample* b, std::int64_t count, std::int64_t /*centre*/) {
   std::array<Sample, kLanes> lanes{};
   for (std::int64_t i = 0; i < count; i += kLanes) {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
@@ -65,8 +65,8 @@ Sample dot(const Sample* a, const Sample* b, std::int64_t count) {
   return sum;
 }
 
-/// Half of the taps cannot overflow 32 bits, all of them could.
-std::int64_t dot(const std::int16_t* a, const std::int16_t* b, std::int64_t count) {
+/// All taps of the loudest signals overflow 32 bits, those on one side of the centre cannot.
+std::int64_t dot(const std::int16_t* a, const std::int16_t* b, std::int64_t count, std::int64_t centre) {
   const auto part = [&](std::int64_t from, std::int64_t to) {
     std::int32_t sum = 0;
     for (std::int64_t i = from; i < to; ++i) {
@@ -74,7 +74,7 @@ std::int64_t dot(const std::int16_t* a, const std::int16_t* b, std::int64_t coun
     }
     return std::int64_t{sum};
   };
-  return part(0, count / 2) + part(count / 2, count);
+  return part(0, centre) + part(centre, count);
 }
 
 std::int16_t round_fixed_point(std::int64_t sum) {
@@ -154,9 +154,9 @@ Sample Resampler<Sample>::filter(const Sample* samples) const {
   const std::int64_t scaled = fraction_ * design_.phases;  // in 1 / up rows
   const std::int64_t between = scaled % design_.up;
   const Sample* row = rows_.data() + scaled / design_.up * design_.width;
-  auto sum = dot(row, samples, design_.width);
+  auto sum = dot(row, samples, design_.width, design_.centre + 1);
   if (design_.interpolates()) {
-    const auto next = dot(row + design_.width, samples, design_.width);
+    const auto next = dot(row + design_.width, samples, design_.width, design_.centre + 1);
     if constexpr (std::is_same_v<Sample, std::int16_t>) {
       sum += (next - sum) * between / design_.up;
     } else {

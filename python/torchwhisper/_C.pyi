@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from numpy import float32
+from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Buffer
 
 # --- common -----------------------------------------------------------------------------------------------
 
@@ -20,6 +23,15 @@ class Control:
 def set_log_level(level: str) -> None: ...
 
 # --- audio ------------------------------------------------------------------------------------------------
+
+class SoundError(RuntimeError): ...
+class UnsupportedSound(SoundError): ...
+
+def load_audio(path: bytes, sample_rate: int, control: Control) -> tuple[NDArray[float32], str]: ...
+def decode_audio(encoded: Buffer, sample_rate: int, control: Control) -> tuple[NDArray[float32], str]: ...
+def resample(samples: NDArray[float32], from_rate: int, to_rate: int) -> NDArray[float32]: ...
+def log_mel_spectrogram(audio: Tensor, filters: Tensor, padding: int, control: Control) -> Tensor: ...
+def mel_filters(mels: int) -> Tensor: ...
 
 # --- model ------------------------------------------------------------------------------------------------
 

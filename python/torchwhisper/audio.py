@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ._extension import _C
+from . import _C
 from .utils import exact_div
 
 SAMPLE_RATE = 16000
@@ -159,9 +159,9 @@ def pad_or_trim(array: ArrayOrTensor, length: int = N_SAMPLES, *, axis: int = -1
         after = array.ndim - 1 - axis % array.ndim  # F.pad counts from the last dimension
         return F.pad(array, [0, 0] * after + [0, missing]) if missing > 0 else array
     if missing < 0:
-        return array.take(indices=list(range(length)), axis=axis)
+        return np.take(array, np.arange(length), axis=axis)
     widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, max(missing, 0))
+    widths[axis] = (0, missing)
     return np.pad(array, widths) if missing > 0 else array
 
 

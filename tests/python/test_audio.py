@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import threading
 import warnings
@@ -121,19 +122,13 @@ def test_a_name_that_is_not_text(tmp_path: Path) -> None:
 
 
 def test_no_samples_give_an_empty_result(tmp_path: Path) -> None:
-    header = (
-        JFK.read_bytes()[:4]
-        + b"\x80\x00\x00\x22"
-        + bytes.fromhex("1000 1000 000000 000000 03e80 0 f0 00000000".replace(" ", ""))
-        + bytes(16)
-    )
     empty_wav = tmp_path / "a.wav"
-    empty_wav.write_bytes(
-        b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x80\x3e\x00\x00\x00\x7d\x00\x00\x02\x00\x10\x00data"
-        + bytes(4)
-    )
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 44100, 88200, 2, 16)
+    empty_wav.write_bytes(b"RIFF" + struct.pack("<I", 36) + b"WAVE" + fmt + b"data" + bytes(4))
     empty_flac = tmp_path / "a.flac"
-    empty_flac.write_bytes(header)
+    sizes = bytes.fromhex("10001000 000000 000000")
+    rate_and_length = (44100 << 44 | 15 << 36).to_bytes(8, "big")  # mono, 16 bit, 0 samples
+    empty_flac.write_bytes(b"fLaC" + b"\x80\x00\x00\x22" + sizes + rate_and_length + bytes(16))
     for path in (empty_wav, empty_flac):
         samples = audio.load_audio(path)
         assert samples.shape == (0,)

@@ -92,7 +92,6 @@ std::string refusal(const std::string& path) {
 TEST(SoundFile, RefusesWhatCannotBeRead) {
   EXPECT_THAT(refusal<SoundError>("/no/such/file.wav"), HasSubstr("no such file"));
   EXPECT_THAT(refusal<SoundError>("/tmp"), HasSubstr("directory"));
-  EXPECT_THAT(refusal<SoundError>(TemporaryFile("empty.wav", {}).path()), HasSubstr("no such file"));
   const TemporaryFile empty("empty.wav", {});
   EXPECT_THAT(refusal<SoundError>(empty.path()), HasSubstr("empty"));
   EXPECT_THROW(SoundFile{std::span<const std::byte>()}, SoundError);
