@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/std_mean.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 
@@ -43,18 +44,15 @@ std::vector<double> token_probabilities(const at::Tensor& logits,
   TORCH_CHECK_VALUE(logits.dim() == 2 && sot_length >= 0 && logits.size(0) >= sot_length + count,
                     "the logits have shape ", logits.sizes(), ", expected at least ", sot_length + count,
                     " rows");
-  const at::Tensor text = logits.narrow(0, sot_length, count).slice(1, 0, eot);
-  const at::Tensor probabilities = at::softmax(text, -1).to(at::kCPU, at::kDouble).contiguous();
-  const double* row = probabilities.const_data_ptr<double>();
-  std::vector<double> result;
-  result.reserve(text_tokens.size());
+  const at::Tensor text = logits.detach().narrow(0, sot_length, count).slice(1, 0, eot);
   for (const std::int64_t token : text_tokens) {
-    TORCH_CHECK_INDEX(token >= 0 && token < probabilities.size(1), "text token ", token,
-                      " is out of range, expected 0 to ", probabilities.size(1) - 1);
-    result.push_back(row[token]);
-    row += probabilities.size(1);
+    TORCH_CHECK_INDEX(token >= 0 && token < text.size(1), "text token ", token,
+                      " is out of range, expected 0 to ", text.size(1) - 1);
   }
-  return result;
+  const at::Tensor chosen = at::tensor(text_tokens, at::kLong).unsqueeze(1).to(text.device());
+  const at::Tensor probabilities = at::softmax(text, -1).gather(1, chosen).to(at::kCPU, at::kDouble);
+  const double* first = probabilities.const_data_ptr<double>();
+  return {first, first + count};
 }
 
 }  // namespace torchwhisper::timing

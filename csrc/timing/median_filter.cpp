@@ -124,12 +124,12 @@ void filter_rows(const at::Tensor& x, at::Tensor& result, std::int64_t width) {
 
 at::Tensor median_filter(const at::Tensor& x, std::int64_t width) {
   TORCH_CHECK_VALUE(x.dim() > 0, "a median filter needs at least one dimension, got a scalar");
-  TORCH_CHECK_VALUE(width > 0 && width % 2 == 1, "the filter width is ", width, ", expected an odd number");
-  TORCH_CHECK_VALUE(x.is_cpu() && x.is_floating_point(), "got a ", x.scalar_type(), " tensor on ", x.device(),
-                    ", expected floating point on the CPU");
   if (x.size(-1) <= width / 2) {
     return x;
   }
+  TORCH_CHECK_VALUE(width > 0 && width % 2 == 1, "the filter width is ", width, ", expected an odd number");
+  TORCH_CHECK_VALUE(x.is_cpu() && x.is_floating_point(), "got a ", x.scalar_type(), " tensor on ", x.device(),
+                    ", expected floating point on the CPU");
   const auto type = x.scalar_type();
   if (type != at::kFloat && type != at::kDouble) {
     return median_filter(x.to(at::kFloat), width).to(type);

@@ -36,7 +36,7 @@ def median_filter(x: Tensor, filter_width: int) -> Tensor:
     side = filter_width // 2
     if x.shape[-1] <= side:
         return x
-    assert filter_width > 0 and filter_width % 2 == 1, "`filter_width` should be an odd number"
+    _check_width(filter_width)
     tracked = x.requires_grad and torch.is_grad_enabled()
     if type(x) is Tensor and x.is_cpu and x.is_floating_point() and not tracked:
         return _C.median_filter(x, filter_width)
@@ -44,6 +44,10 @@ def median_filter(x: Tensor, filter_width: int) -> Tensor:
 
     rows = x.reshape(1, math.prod(x.shape[:-1]), x.shape[-1])
     return median_filter_cuda(F.pad(rows, (side, side), mode="reflect"), filter_width).reshape(x.shape)
+
+
+def _check_width(filter_width: int) -> None:
+    assert filter_width > 0 and filter_width % 2 == 1, "`filter_width` should be an odd number"
 
 
 def backtrace(trace: _Array) -> _Array:
@@ -112,6 +116,8 @@ def find_alignment(
     logits, qk = _attention(model, torch.tensor([tokens], device=model.device), mel)
     token_probabilities = _C.token_probabilities(logits, list(text_tokens), len(sot), tokenizer.eot)
     frames = len(range(qk.shape[-1])[: num_frames // 2])
+    if frames > medfilt_width // 2:
+        _check_width(medfilt_width)
     path = _C.align(qk, len(sot), frames, medfilt_width, qk_scale, _C.Control())
     return _word_timings(tokenizer, text_tokens, token_probabilities, path.numpy())
 
