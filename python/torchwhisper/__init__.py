@@ -1,1 +1,184 @@
-import torch  # noqa
+"""Speech recognition with Whisper on a LibTorch engine: `import torchwhisper as whisper` is a drop-in.
+
+The names are those of openai-whisper 20250625 (whisper/__init__.py), and `explain` beside them.
+"""
+
+import hashlib
+import io as io
+import os
+import urllib.request
+import uuid
+import warnings
+from typing import List as List  # noqa: UP035 (as the next two: programs import them from here)
+from typing import Optional as Optional
+from typing import Union as Union
+
+import torch
+from tqdm import tqdm
+
+from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
+from . import _bundled, _checkpoint
+from ._engine import explain as explain
+from .audio import load_audio as load_audio
+from .audio import log_mel_spectrogram as log_mel_spectrogram
+from .audio import pad_or_trim as pad_or_trim
+from .decoding import DecodingOptions as DecodingOptions
+from .decoding import DecodingResult as DecodingResult
+from .decoding import decode as decode
+from .decoding import detect_language as detect_language
+from .model import ModelDimensions as ModelDimensions
+from .model import Whisper as Whisper
+from .transcribe import transcribe as transcribe
+from .version import __version__ as __version__
+
+_BASE = "https://openaipublic.azureedge.net/main/whisper/models"
+
+_MODELS = {
+    "tiny.en": f"{_BASE}/d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03/tiny.en.pt",
+    "tiny": f"{_BASE}/65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9/tiny.pt",
+    "base.en": f"{_BASE}/25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead/base.en.pt",
+    "base": f"{_BASE}/ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e/base.pt",
+    "small.en": f"{_BASE}/f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872/small.en.pt",
+    "small": f"{_BASE}/9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794/small.pt",
+    "medium.en": f"{_BASE}/d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f/medium.en.pt",
+    "medium": f"{_BASE}/345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1/medium.pt",
+    "large-v1": f"{_BASE}/e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a/large-v1.pt",
+    "large-v2": f"{_BASE}/81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524/large-v2.pt",
+    "large-v3": f"{_BASE}/e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb/large-v3.pt",
+    "large": f"{_BASE}/e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb/large-v3.pt",
+    "large-v3-turbo": f"{_BASE}/aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a/large-v3-turbo.pt",  # noqa: E501
+    "turbo": f"{_BASE}/aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a/large-v3-turbo.pt",
+}
+
+# Per model the cross-attention heads that follow the words in time: base85 of gzip of a boolean
+# (layers, heads) array.
+_ALIGNMENT_HEADS = {
+    "tiny.en": b"ABzY8J1N>@0{>%R00Bk>$p{7v037`oCl~+#00",
+    "tiny": b"ABzY8bu8Lr0{>%RKn9Fp%m@SkK7Kt=7ytkO",
+    "base.en": b"ABzY8;40c<0{>%RzzG;p*o+Vo09|#PsxSZm00",
+    "base": b"ABzY8KQ!870{>%RzyTQH3`Q^yNP!>##QT-<FaQ7m",
+    "small.en": b"ABzY8>?_)10{>%RpeA61k&I|OI3I$65C{;;pbCHh0B{qLQ;+}v00",
+    "small": b"ABzY8DmU6=0{>%Rpa?J`kvJ6qF(V^F86#Xh7JUGMK}P<N0000",
+    "medium.en": b"ABzY8usPae0{>%R7<zz_OvQ{)4kMa0BMw6u5rT}kRKX;$NfYBv00*Hl@qhsU00",
+    "medium": b"ABzY8B0Jh+0{>%R7}kK1fFL7w6%<-Pf*t^=N)Qr&0RR9",
+    "large-v1": b"ABzY8r9j$a0{>%R7#4sLmoOs{s)o3~84-RPdcFk!JR<kSfC2yj",
+    "large-v2": b"ABzY8zd+h!0{>%R7=D0pU<_bnWW*tkYAhobTNnu$jnkEkXqp)j;w1Tzk)UH3X%SZd&fFZ2fC2yj",
+    "large-v3": b"ABzY8gWO1E0{>%R7(9S+Kn!D~%ngiGaR?*L!iJG9p-nab0JQ=-{D1-g00",
+    "large": b"ABzY8gWO1E0{>%R7(9S+Kn!D~%ngiGaR?*L!iJG9p-nab0JQ=-{D1-g00",
+    "large-v3-turbo": b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
+    "turbo": b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
+}
+
+_DOWNLOAD_CHUNK = 1 << 16
+
+
+def available_models() -> list[str]:
+    """The names of the official models, in upstream's order. Source: whisper/__init__.py."""
+    return list(_MODELS)
+
+
+def load_model(
+    name: str,
+    device: str | torch.device | None = None,
+    download_root: str | None = None,
+    in_memory: bool = False,
+) -> Whisper:
+    """Load a model by its official name, from a checkpoint file, or the bundled one (`demo`).
+
+    Source: whisper/__init__.py.
+
+    name: one of available_models(), "demo", or the path of a checkpoint {"dims", "model_state_dict"}.
+        A known name wins over a file of that name.
+    device: where the model goes; default cuda where there is one, else cpu.
+    download_root: folder of downloaded checkpoints; default $XDG_CACHE_HOME/whisper or ~/.cache/whisper.
+    in_memory: read the whole checkpoint into memory before it is parsed.
+
+    Returns the model with float32 parameters that require gradients, in training mode. A checkpoint
+    loaded by path gets the default alignment heads (upper half of the decoder), an official name its own.
+    Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
+    is not a sound Whisper checkpoint.
+    """
+    name = os.fspath(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.empty(0, device=device)  # a device that is not there fails here, not after the download
+    if name == "demo":
+        return _checkpoint.build(_bundled.load("demo"), name, device)
+    if name in _MODELS:
+        source = _download(_MODELS[name], download_root or _default_root(), in_memory)
+    elif os.path.isfile(name):
+        source = _read_file(name) if in_memory else name
+    elif os.path.isdir(name):
+        raise RuntimeError(f"Model {name} cannot be loaded: it is a directory, expected a checkpoint file")
+    else:
+        raise RuntimeError(f"Model {name} not found; available models = {available_models()}")
+    checkpoint = _checkpoint.read(source, name)
+    del source
+    model = _checkpoint.build(checkpoint, name, device)
+    if name in _ALIGNMENT_HEADS:
+        model.set_alignment_heads(_ALIGNMENT_HEADS[name])
+    return model
+
+
+def _default_root() -> str:
+    cache = os.getenv("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+    return os.path.join(cache, "whisper")
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(url: str, root: str, in_memory: bool) -> bytes | str:
+    """The checkpoint of `url` in folder `root`, fetched unless a file with the right checksum is there.
+
+    Returns the file's path, or its bytes if `in_memory`. Until the checksum is known to be right the
+    data stay in a temporary file, so that the final name never holds half a model.
+    """
+    os.makedirs(root, exist_ok=True)
+    expected_sha256 = url.split("/")[-2]
+    target = os.path.join(root, os.path.basename(url))
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise RuntimeError(f"{target} exists and is not a regular file")
+    if os.path.isfile(target):
+        if _sha256(target) == expected_sha256:
+            return _read_file(target) if in_memory else target
+        warnings.warn(
+            f"{target} exists, but the SHA256 checksum does not match; re-downloading the file",
+            stacklevel=1,
+        )
+    partial = f"{target}.{uuid.uuid4().hex}.part"
+    try:
+        if _fetch(url, partial) != expected_sha256:
+            raise RuntimeError(
+                "Model has been downloaded but the SHA256 checksum does not not match. "
+                "Please retry loading the model."
+            )
+        os.replace(partial, target)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return _read_file(target) if in_memory else target
+
+
+def _fetch(url: str, path: str) -> str:
+    """Download `url` into the new file `path` under a progress bar; returns the SHA256 of the data."""
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url) as source, open(path, "xb") as output:
+        length = source.info().get("Content-Length")
+        with tqdm(
+            total=int(length) if length else None, ncols=80, unit="iB", unit_scale=True, unit_divisor=1024
+        ) as bar:
+            while chunk := source.read(_DOWNLOAD_CHUNK):
+                output.write(chunk)
+                digest.update(chunk)
+                bar.update(len(chunk))
+    return digest.hexdigest()

@@ -1,7 +1,6 @@
 """The bundled model: its file gives back every bit of the checkpoint that it was made from."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from torchwhisper import _bundled
 
 # Of names, shapes and bytes of the float16 state_dict of the checkpoint that the demo model is.
 DEMO_SHA256 = "f051cf7b6c233b424b413fbdaa63b22d7dfda64ad4506a5080c9e96ed9353c1c"
-SHARED = Path(os.environ.get("TORCHWHISPER_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def digest(state):
@@ -31,11 +29,8 @@ def test_demo_has_the_recorded_bits(demo):
     assert digest(demo["model_state_dict"]) == DEMO_SHA256
 
 
-def test_demo_equals_its_checkpoint(demo):
-    path = SHARED / "models" / "demo.pt"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: not compared with the bundled model")
-    expected = torch.load(path, weights_only=True)
+def test_demo_equals_its_checkpoint(demo, shared):
+    expected = torch.load(shared("models/demo.pt"), weights_only=True)
     assert demo["dims"] == expected["dims"]
     assert list(demo["model_state_dict"]) == list(expected["model_state_dict"])
     for name, tensor in expected["model_state_dict"].items():
