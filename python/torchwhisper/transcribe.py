@@ -112,7 +112,8 @@ def transcribe(
         ValueError: samples that are not finite, clips or temperatures that make no sense, bad decode options.
         RuntimeError: a file that cannot be read. TypeError: an unknown decode option.
     """
-    recording = _Recording(model, audio, _dtype(model, decode_options))
+    mel = _spectrogram(model, audio)
+    recording = _Recording(model, mel, _dtype(model, decode_options))
     settings = _Settings(
         verbose=verbose,
         temperatures=_temperatures(temperature),
@@ -162,19 +163,22 @@ def _dtype(model: "Whisper", decode_options: dict[str, Any]) -> torch.dtype:
     return torch.float16 if half else torch.float32
 
 
+def _spectrogram(model: "Whisper", audio: Any) -> Tensor:
+    """[n_mels, frames] of the whole recording, whose maximum sets its floor, and 30 s of silence."""
+    mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)
+    if mel.ndim != 2:
+        raise ValueError(f"audio has {mel.ndim - 1} dimensions, expected one channel of samples")
+    return mel
+
+
 class _Recording:
-    """The log-mel of a recording, in windows for one model. A window is encoded once, whoever asks for it.
+    """A recording in windows for one model. A window is encoded once, whoever asks for it."""
 
-    The spectrogram covers the whole recording and 30 s of silence, as its floor depends on its maximum.
-    """
-
-    def __init__(self, model: "Whisper", audio: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: "Whisper", mel: Tensor, dtype: torch.dtype) -> None:
         self.model = model
+        self.mel = mel
         self.dtype = dtype
-        self.mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)
-        if self.mel.ndim != 2:
-            raise ValueError(f"audio has {self.mel.ndim - 1} dimensions, expected one channel of samples")
-        self.content_frames: int = self.mel.shape[-1] - N_FRAMES
+        self.content_frames: int = mel.shape[-1] - N_FRAMES
         self.duration = self.content_frames * HOP_LENGTH / SAMPLE_RATE
         self._takes_features = _takes_features(model)
         self._encoded: tuple[int, int, Tensor] | None = None
@@ -215,7 +219,7 @@ def _takes_features(model: "Whisper") -> bool:
         stock
         and type(model).decode is decoding.decode
         and type(model).detect_language is decoding.detect_language
-        and type(model).embed_audio.__module__ == Whisper.__module__
+        and getattr(type(model).embed_audio, "__module__", None) == Whisper.__module__
         and not any(m._forward_hooks or m._forward_pre_hooks for m in model.encoder.modules())
     )
 
@@ -567,7 +571,7 @@ def _model_name(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="torchwhisper",
-        description="Transcribes recordings and writes the transcript beside you as text, subtitles or JSON.",
+        description="Transcribes recordings and writes the transcripts as text, subtitles or JSON.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -664,9 +668,12 @@ def _run(parser: argparse.ArgumentParser) -> int:
     device, model_dir = args.pop("device"), args.pop("model_dir")
     try:
         os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        return _fail(f"Cannot write to {output_dir}: {_sentence(error)}")
+    try:
         model = load_model(model_name, device=device, download_root=model_dir)
     except Exception as error:
-        return _fail(f"Cannot start with model {model_name}: {_sentence(error)}")
+        return _fail(f"Cannot load the model {model_name}: {_sentence(error)}")
 
     writer = get_writer(args.pop("output_format"), output_dir)
     layout = {option: args.pop(option) for option in _WORD_OPTIONS}

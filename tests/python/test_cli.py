@@ -138,6 +138,13 @@ def no_model():
         yield
 
 
+def test_a_missing_recording_costs_one_line(tmp_path):
+    command = [sys.executable, "-m", "torchwhisper", "no-such.wav", "--model", "demo", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert one_sentence(done.stderr) and done.stderr.startswith("Skipping no-such.wav due to RuntimeError: ")
+
+
 @pytest.mark.usefixtures("no_model")
 class TestExitStatus:
     def test_a_recording_that_fails_does_not_stop_the_others(self, tmp_path):

@@ -7,6 +7,7 @@ answers with plain text, so that the reference always comes to an end.
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
 import itertools
 import warnings
@@ -295,6 +296,19 @@ def test_each_window_sees_the_text_before_it():
     prompts = [options["prompt"] for _, options in seen["decode"]]
     ada = get_tokenizer(True).encode(" Ada")
     assert prompts == [ada, [*ada, 11, 12], [*ada, 11, 12, 21, 22]]
+
+
+def test_the_signature_is_the_reference_s():
+    ours, reference = (inspect.signature(module.transcribe).parameters for module in (OURS, REFERENCE))
+    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+        (p.name, p.kind, p.default) for p in reference.values()
+    ]
+
+
+def test_the_names_that_others_import_or_replace_are_here():
+    typing = {"List", "Optional", "Tuple", "Union", "TYPE_CHECKING"}
+    names = {name for name in vars(REFERENCE) if not name.startswith("__")} - typing - {"traceback"}
+    assert names <= vars(OURS).keys()
 
 
 # What the reference cannot do.
