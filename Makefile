@@ -64,7 +64,7 @@ $(package_stamp): $(build_stamp) setup.py pyproject.toml python/torchwhisper/ver
 # Ninja knows best what is out of date, so these two always ask it.
 .PHONY: build
 build: $(package_stamp)  ## Build the library and the Python extension in place
-	@cmake --build $(build)
+	@cmake --build $(build) --target torchwhisper _C
 	@cmake --install $(build) --prefix python >/dev/null
 
 .PHONY: build-tests
