@@ -21,7 +21,7 @@ def main() -> None:
 
     model = whisper.load_model(arguments.model)
     # verbose=False shows a progress bar, True prints each segment when it is ready, None is silent.
-    result = whisper.transcribe(model, str(arguments.audio), verbose=False)
+    result = whisper.transcribe(model, str(arguments.audio), verbose=False, fp16=model.device.type == "cuda")
 
     for segment in result["segments"]:
         times = f"[{format_timestamp(segment['start'])} --> {format_timestamp(segment['end'])}]"
