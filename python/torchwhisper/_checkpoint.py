@@ -8,15 +8,14 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from . import _engine
 from .model import ModelDimensions, Whisper
-
-Shapes: TypeAlias = Iterator[tuple[str, tuple[int, ...]]]
 
 # Far above every model there is; they only stop absurd sizes before anything is allocated.
 _LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 20, "n_text_ctx": 1 << 20}
@@ -56,7 +55,7 @@ def build(checkpoint: dict[str, Any], name: str, device: torch.device) -> Whispe
     """
     dims = _checked_dims(checkpoint["dims"], name)
     state: dict[str, Tensor] = checkpoint["model_state_dict"]
-    _check_tensors(state, dict(_shapes(dims)), name)
+    _check_tensors(state, _shapes(dims), name)
     with _SkipInit():
         model = Whisper(dims)
     with torch.no_grad():
@@ -117,42 +116,16 @@ def _tensor_problem(value: Any, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _shapes(dims: ModelDimensions) -> Shapes:
+def _shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:
     """Key and shape of everything in the state_dict of a model with these dims."""
-    state = dims.n_audio_state
-    yield "encoder.positional_embedding", (dims.n_audio_ctx, state)
-    yield "encoder.conv1.weight", (state, dims.n_mels, 3)
-    yield "encoder.conv1.bias", (state,)
-    yield "encoder.conv2.weight", (state, state, 3)
-    yield "encoder.conv2.bias", (state,)
-    for layer in range(dims.n_audio_layer):
-        yield from _block_shapes(f"encoder.blocks.{layer}", state, ("attn",))
-    yield from _norm_shapes("encoder.ln_post", state)
-    state = dims.n_text_state
-    yield "decoder.positional_embedding", (dims.n_text_ctx, state)
-    yield "decoder.token_embedding.weight", (dims.n_vocab, state)
-    for layer in range(dims.n_text_layer):
-        yield from _block_shapes(f"decoder.blocks.{layer}", state, ("attn", "cross_attn"))
-    yield from _norm_shapes("decoder.ln", state)
-
-
-def _block_shapes(block: str, state: int, attentions: tuple[str, ...]) -> Shapes:
-    for attention in attentions:
-        for linear in ("query", "key", "value", "out"):
-            yield f"{block}.{attention}.{linear}.weight", (state, state)
-            if linear != "key":
-                yield f"{block}.{attention}.{linear}.bias", (state,)
-        yield from _norm_shapes(f"{block}.{attention}_ln", state)
-    yield f"{block}.mlp.0.weight", (4 * state, state)
-    yield f"{block}.mlp.0.bias", (4 * state,)
-    yield f"{block}.mlp.2.weight", (state, 4 * state)
-    yield f"{block}.mlp.2.bias", (state,)
-    yield from _norm_shapes(f"{block}.mlp_ln", state)
-
-
-def _norm_shapes(norm: str, state: int) -> Shapes:
-    yield f"{norm}.weight", (state,)
-    yield f"{norm}.bias", (state,)
+    sizes = vars(dims)
+    audio = {name: size for name, size in sizes.items() if name == "n_mels" or "audio" in name}
+    text = {name: size for name, size in sizes.items() if name not in audio}
+    return {
+        f"{half}.{name}": shape
+        for half, part in (("encoder", audio), ("decoder", text))
+        for name, shape in _engine._shapes(part).items()
+    }
 
 
 class _SkipInit(TorchFunctionMode):

@@ -220,6 +220,7 @@ class TestBadFiles:
             file.writestr("notes.txt", "hello")
         self.refuses(path, "corrupt or not a PyTorch checkpoint")
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_is_never_run(self, checkpoint, path, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         self.refuses(save({**checkpoint, "more": Evil()}, path), "more than tensors and plain values")
