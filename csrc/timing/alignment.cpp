@@ -24,7 +24,7 @@ at::Tensor alignment_matrix(const at::Tensor& qk, const AlignmentOptions& option
   }
   // weights: [head, token, frame]
   at::Tensor weights = qk.detach().narrow(2, 0, frames).to(at::kCPU);
-  weights = at::softmax(weights * options.qk_scale, -1);
+  weights = at::softmax(weights.mul(options.qk_scale), -1);
   control.step(common::Stage::kAlign, 0);
   const auto [deviation, mean] =
       at::std_mean(weights, at::IntArrayRef{-2}, /*unbiased=*/false, /*keepdim=*/true);
@@ -51,7 +51,7 @@ std::vector<double> token_probabilities(const at::Tensor& logits,
   }
   const at::Tensor chosen = at::tensor(text_tokens, at::kLong).unsqueeze(1).to(text.device());
   const at::Tensor probabilities = at::softmax(text, -1).gather(1, chosen).to(at::kCPU, at::kDouble);
-  const double* first = probabilities.const_data_ptr<double>();
+  const auto* first = probabilities.const_data_ptr<double>();
   return {first, first + count};
 }
 

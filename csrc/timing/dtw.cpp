@@ -44,8 +44,8 @@ at::Tensor dtw(const at::Tensor& cost, common::Control& control) {
   std::vector<double> above(static_cast<std::size_t>(frames) + 1, kUnreachable);
   std::vector<double> row(above.size(), kUnreachable);
   above[0] = 0;
-  const double* next_cost = costs.const_data_ptr<double>();
-  std::int8_t* next_moves = trace.mutable_data_ptr<std::int8_t>();
+  const auto* next_cost = costs.const_data_ptr<double>();
+  auto* next_moves = trace.mutable_data_ptr<std::int8_t>();
   for (std::int64_t i = 0; i < tokens; ++i) {
     next_moves += frames + 1;
     fill_row(next_cost, above, row, next_moves);
@@ -62,7 +62,7 @@ at::Tensor backtrace(const at::Tensor& trace) {
                     trace.sizes(), ", expected (tokens + 1, frames + 1)");
   TORCH_INTERNAL_ASSERT(trace.scalar_type() == at::kChar);
   const at::Tensor held = trace.contiguous();
-  const std::int8_t* moves = held.const_data_ptr<std::int8_t>();
+  const auto* moves = held.const_data_ptr<std::int8_t>();
   const std::int64_t width = held.size(1);
   std::int64_t i = held.size(0) - 1;
   std::int64_t j = width - 1;
@@ -79,7 +79,7 @@ at::Tensor backtrace(const at::Tensor& trace) {
     j -= move != Move::kDown;
   }
   const at::Tensor path = at::empty({2, static_cast<std::int64_t>(rows.size())}, at::kLong);
-  std::int64_t* out = path.mutable_data_ptr<std::int64_t>();
+  auto* out = path.mutable_data_ptr<std::int64_t>();
   std::copy(columns.rbegin(), columns.rend(), std::copy(rows.rbegin(), rows.rend(), out));
   return path;
 }

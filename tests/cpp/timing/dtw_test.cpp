@@ -58,7 +58,7 @@ TEST(Dtw, AnswersForDegenerateSizes) {
 TEST(Dtw, TakesStridedInputOfAnyType) {
   const at::Tensor cost = at::rand({7, 9}, at::kDouble);
   EXPECT_EQ(warp(cost.t().contiguous().t()), warp(cost));
-  const at::Tensor whole = (cost * 4).to(at::kLong);
+  const at::Tensor whole = cost.mul(4).to(at::kLong);
   EXPECT_EQ(warp(whole), warp(whole.to(at::kFloat)));
 }
 
