@@ -49,8 +49,11 @@ def random_options(rng: random.Random, multilingual: bool) -> Options:
 class BatchedTask(whisper.decoding.DecodingTask):
     """The reference with its features repeated for each group, without which a batch fails."""
 
-    def _main_loop(self, audio_features, tokens):
-        return super()._main_loop(audio_features.repeat_interleave(self.n_group, dim=0), tokens)
+    def _get_audio_features(self, mel):
+        return super()._get_audio_features(mel).repeat_interleave(self.n_group, dim=0)
+
+    def _detect_language(self, audio_features, tokens):
+        return super()._detect_language(audio_features[:: self.n_group], tokens)
 
 
 def reference_results(reference, features: torch.Tensor, options: Options, seed: int) -> list[Any]:
@@ -78,9 +81,8 @@ def reference_gap(reference, features: torch.Tensor, options: Options, got: list
     """By how much the reference preferred its token where the two first differ."""
     same = next((i for i, (a, b) in enumerate(zip(got, wanted.tokens, strict=False)) if a != b), None)
     same = min(len(got), len(wanted.tokens)) if same is None else same
-    task = whisper.decoding.DecodingTask(
-        reference, whisper.DecodingOptions(**options | {"language": wanted.language})
-    )
+    given = whisper.DecodingOptions(**options | {"language": wanted.language})
+    task = whisper.decoding.DecodingTask(reference, given)
     tokens = torch.tensor([[*task.initial_tokens, *wanted.tokens[:same]]])
     logits = reference.logits(tokens, features[None])[:, -1]
     for logit_filter in task.logit_filters:
