@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _engine
+from . import _plain_tree
 from .model import ModelDimensions, Whisper
 
 # Far above every model there is; they only stop absurd sizes before anything is allocated.
@@ -124,7 +124,7 @@ def _shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:
     return {
         f"{half}.{name}": shape
         for half, part in (("encoder", audio), ("decoder", text))
-        for name, shape in _engine._shapes(part).items()
+        for name, shape in _plain_tree.tensor_shapes(part).items()
     }
 
 

@@ -192,7 +192,7 @@ def _dims(root: nn.Module) -> dict[str, int]:
     return {"n_mels": state.conv1.in_channels} | dims
 
 
-def _shapes(dims: dict[str, int]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(dims: dict[str, int]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that an encoder or a decoder of these dimensions computes with."""
     kind = "audio" if "n_mels" in dims else "text"
     state = dims[f"n_{kind}_state"]
@@ -223,7 +223,7 @@ def _shapes(dims: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 def _named_tensors(named: dict[str, nn.Module], dims: dict[str, int]) -> dict[str, Tensor]:
     """The tensors of a walked tree under their state_dict names, every one a plain one of the right shape."""
-    wanted = _shapes(dims)
+    wanted = tensor_shapes(dims)
     found = {
         f"{name}.{key}" if name else key: tensor
         for name, module in named.items()
