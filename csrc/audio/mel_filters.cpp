@@ -32,6 +32,7 @@ at::Tensor mel_filters(std::int64_t mels) {
   TORCH_CHECK_VALUE(mels >= 1, "the number of mels is ", mels, ", expected 1 or more");
   constexpr double kNyquist = kSampleRate / 2.0;
   std::vector<double> edges;  // filter i rises from edge i to i + 1 and falls to i + 2
+  edges.reserve(static_cast<std::size_t>(mels + 2));
   for (std::int64_t i = 0; i < mels + 2; ++i) {
     edges.push_back(to_hertz(to_mel(kNyquist) * static_cast<double>(i) / static_cast<double>(mels + 1)));
   }

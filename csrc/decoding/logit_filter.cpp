@@ -60,7 +60,7 @@ void ApplyTimestampRules::apply(at::Tensor& logits, const std::vector<Sequence>&
   apply_probability_rule(logits);
 }
 
-void ApplyTimestampRules::apply_pairing(at::Tensor row, const Sequence& sequence) const {
+void ApplyTimestampRules::apply_pairing(const at::Tensor& row, const Sequence& sequence) const {
   const std::size_t n_sampled = sequence.size() - sample_begin_;
   const auto is_timestamp = [&](std::int64_t token) { return token >= timestamp_begin_; };
   const bool last = n_sampled >= 1 && is_timestamp(sequence[sequence.size() - 1]);

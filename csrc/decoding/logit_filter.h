@@ -49,7 +49,7 @@ class TORCHWHISPER_API ApplyTimestampRules : public LogitFilter {
   void apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const override;
 
  private:
-  void apply_pairing(at::Tensor row, const Sequence& sequence) const;
+  void apply_pairing(const at::Tensor& row, const Sequence& sequence) const;
   void apply_first_timestamp(at::Tensor& logits) const;
   void apply_probability_rule(at::Tensor& logits) const;
 

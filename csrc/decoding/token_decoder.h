@@ -81,6 +81,7 @@ class TORCHWHISPER_API BeamSearchDecoder : public TokenDecoder {
   std::vector<std::vector<Candidate>> finished_;  // per recording, in the order in which they finished
 };
 
+/// The search that the options ask for, over `n_audio` recordings at once.
 TORCHWHISPER_API std::unique_ptr<TokenDecoder> make_token_decoder(const DecodingOptions& options,
                                                                   std::size_t n_audio);
 

@@ -13,7 +13,7 @@ std::vector<nn::ResidualAttentionBlock> register_blocks(torch::nn::Module& paren
   blocks.reserve(static_cast<std::size_t>(n_layer));
   for (std::int64_t i = 0; i < n_layer; ++i) {
     const std::string name = std::to_string(i);
-    blocks.push_back(list->register_module(
+    blocks.emplace_back(list->register_module(
         name, nn::ResidualAttentionBlock(given[name], n_state, n_head, cross_attention)));
   }
   return blocks;

@@ -1,5 +1,6 @@
 #include "csrc/timing/alignment.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/std_mean.h>

@@ -10,8 +10,6 @@ from typing_extensions import Buffer
 
 # --- common -----------------------------------------------------------------------------------------------
 
-class Cancelled(RuntimeError): ...
-
 class Control:
     """Cancels a running computation and watches its progress."""
 
