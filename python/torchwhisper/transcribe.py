@@ -29,6 +29,7 @@ from .audio import (
     N_FRAMES,
     N_SAMPLES,
     SAMPLE_RATE,
+    AudioFile,
     log_mel_spectrogram,
     pad_or_trim,
 )
@@ -62,7 +63,7 @@ _APPENDED = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001
 
 def transcribe(
     model: "Whisper",
-    audio: str | os.PathLike[str] | np.ndarray[Any, Any] | Tensor,
+    audio: AudioFile | np.ndarray[Any, Any] | Tensor,
     *,
     verbose: bool | None = None,
     temperature: float | Iterable[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
@@ -83,7 +84,7 @@ def transcribe(
 
     Args:
         model: the model.
-        audio: a path, or samples at 16 kHz [samples]: floats in -1..1, or integers over their type's range.
+        audio: what `load_audio` takes, or samples at 16 kHz [samples], as `log_mel_spectrogram` takes them.
         verbose: True prints each segment, False shows a progress bar, None is silent.
         temperature: tried in this order until a window's text passes the two thresholds that follow.
         compression_ratio_threshold: text that zlib compresses by more than this failed (it repeats itself).
@@ -673,7 +674,8 @@ def _run(parser: argparse.ArgumentParser) -> int:
     try:
         model = load_model(model_name, device=device, download_root=model_dir)
     except Exception as error:
-        return _fail(f"Cannot load the model {model_name}: {_sentence(error)}")
+        said = _sentence(error)
+        return _fail(said if model_name in said else f"Model {model_name} cannot be loaded: {said}")
 
     writer = get_writer(args.pop("output_format"), output_dir)
     layout = {option: args.pop(option) for option in _WORD_OPTIONS}

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 import whisper
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import torchwhisper
+
+# However busy the machine is.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # The packages' attributes of this name are the functions.
 OURS = importlib.import_module("torchwhisper.transcribe")
@@ -93,7 +96,7 @@ def captured(package, module, argv):
     return (status, calls, messages) if status == 0 else status
 
 
-@settings(max_examples=400, deadline=None)
+@settings(RELAXED, max_examples=400)
 @given(st.one_of(flags, worded), st.lists(st.sampled_from(["a.wav", "b c.mp3"]), max_size=2))
 @example([], ["a.wav"])
 @example([["--model", "base.en"], ["--language", "de"]], ["a.wav"])

@@ -2,11 +2,14 @@ import pytest
 import whisper.normalizers as reference
 import whisper.normalizers.basic as reference_basic
 import whisper.normalizers.english as reference_english
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import torchwhisper.normalizers as ours
 from torchwhisper.normalizers import basic, english
+
+# However busy the machine is.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -20,6 +23,7 @@ other_words = st.sampled_from(OTHER_WORDS.split())
 phrases = st.lists(st.one_of(number_words, other_words, st.just("and a half")), max_size=10).map(" ".join)
 
 
+@RELAXED
 @given(text)
 @example("Œuvre Øre ẞ đ þ ł naïve ½ ﬁ “quotes” 한국어 हिन्दी ¡ñ!")
 def test_symbols_and_diacritics(s):
@@ -33,6 +37,7 @@ def test_symbols_and_diacritics(s):
 
 @pytest.mark.parametrize("remove_diacritics", [False, True])
 @pytest.mark.parametrize("split_letters", [False, True])
+@RELAXED
 @given(st.one_of(text, st.text("aAé<[(>]) \n.!é️")))
 def test_basic_normalizer(remove_diacritics, split_letters, s):
     mine = ours.BasicTextNormalizer(remove_diacritics, split_letters)
@@ -44,7 +49,7 @@ def test_tables_of_numbers(name):
     assert getattr(NUMBERS, name) == getattr(THEIR_NUMBERS, name)
 
 
-@settings(max_examples=2000)
+@settings(RELAXED, max_examples=2000)
 @given(phrases)
 @example("three and a half million and a half and a half")
 @example("two million three hundred thousandths")
@@ -95,7 +100,7 @@ def test_tables_of_english():
     assert MINE.ignore_patterns == THEIRS.ignore_patterns
 
 
-@settings(max_examples=1000)
+@settings(RELAXED, max_examples=1000)
 @given(sentences)
 @example("Mr. Park visited Assoc. Prof. Kim Jr.")
 @example("She's been to St. Mary's; he'd gone -- uh, I can't recall (laughs) 50% of $1,000.00.")

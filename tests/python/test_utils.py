@@ -4,19 +4,24 @@ import sys
 import numpy as np
 import pytest
 import whisper.utils as reference
-from hypothesis import assume, example, given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import torchwhisper.utils as ours
 
+# However busy the machine is.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 text = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@RELAXED
 @given(text)
 def test_compression_ratio(s):
     assert ours.compression_ratio(s) == reference.compression_ratio(s)
 
 
+@RELAXED
 @given(st.integers(-1000, 1000), st.integers(-1000, 1000).filter(bool))
 def test_exact_div(x, y):
     if x % y:
@@ -26,6 +31,7 @@ def test_exact_div(x, y):
         assert ours.exact_div(x, y) == reference.exact_div(x, y)
 
 
+@RELAXED
 @given(
     st.one_of(text, st.integers().map(str), st.floats().map(str), st.sampled_from(["None", "True", "False"]))
 )
@@ -42,6 +48,7 @@ def test_parsers_of_options(s):
             np.testing.assert_equal(getattr(ours, name)(s), expected)
 
 
+@RELAXED
 @given(st.floats(-1, 1e6), st.booleans(), st.sampled_from([".", ","]))
 @example(3599.9995, False, ".")
 @example(np.float64(59.9996), True, ",")
@@ -59,6 +66,7 @@ segments = st.lists(
 )
 
 
+@RELAXED
 @given(segments)
 def test_start_and_end(segments):
     assert ours.get_start(segments) == reference.get_start(segments)
@@ -70,6 +78,7 @@ def test_start_and_end_without_words():
     assert (ours.get_start(segments), ours.get_end(segments)) == (1.0, 3.0)
 
 
+@RELAXED
 @given(text)
 def test_make_safe_leaves_what_the_terminal_can_show(s):
     assume(getattr(sys.stdout, "encoding", None) == "utf-8")
