@@ -47,11 +47,13 @@ class Tree:
         self._owners = [i for i, s in enumerate(states) if s["_parameters"]]
         self._settings = [(i, key) for i, wanted in enumerate(settings) for key in wanted]
         self._values = [states[i][key] for i, key in self._settings]
-        self._identity = self._identify(states)
+        tensors = self._tensors(states)
+        self._ids = [id(t) for t in tensors]
 
         self.dims = _dims(root)
         self.tensors = _named_tensors(named, self.dims)
         self.device = _one_device(self.tensors)
+        self._memory = _memory(tensors)
         twin = _C.AudioEncoder if "n_mels" in self.dims else _C.TextDecoder
         self.twin: _C.AudioEncoder | _C.TextDecoder = twin(self.dims, self.tensors)
 
@@ -63,23 +65,28 @@ class Tree:
             states = [m.__dict__ for m in (root, *below)]
         except AttributeError:  # one is gone
             return False, None
+        tensors = self._tensors(states)
         holds = (
             [child for i in self._parents for child in states[i]["_modules"].values()] == below
             and [len(s) for s in states] == self._sizes
             and list(map(type, (root, *below))) == self._types
             and [states[i][key] for i, key in self._settings] == self._values
-            and self._identify(states) == self._identity
+            and [id(t) for t in tensors] == self._ids
+            and _memory(tensors) == self._memory
         )
         if not any(chain.from_iterable(map(hooks_of, states[1:]))):
             return holds, None
         hooked = (name for name, s in zip(self._names[1:], states[1:], strict=True) if any(hooks_of(s)))
         return holds, f"{next(hooked)} has hooks"
 
-    def _identify(self, states: list[dict[str, Any]]) -> tuple[list[int], list[int], list[torch.dtype]]:
-        # data_ptr stands for the storage and the device.
+    def _tensors(self, states: list[dict[str, Any]]) -> list[Tensor]:
         tensors = [t for i in self._owners for t in states[i]["_parameters"].values() if t is not None]
-        tensors += [t for t in states[0]["_buffers"].values() if t is not None]
-        return [id(t) for t in tensors], [t.data_ptr() for t in tensors], [t.dtype for t in tensors]
+        return tensors + [t for t in states[0]["_buffers"].values() if t is not None]
+
+
+def _memory(tensors: list[Tensor]) -> tuple[list[int], list[torch.dtype]]:
+    # The address stands for the storage and the device.
+    return [t.data_ptr() for t in tensors], [t.dtype for t in tensors]
 
 
 _ANY = object()

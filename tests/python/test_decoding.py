@@ -307,6 +307,15 @@ def test_suppressed_tokens_beyond_the_vocabulary(pair, lane, mel):
         results(model, mel, suppress_tokens=[60000])
 
 
+@pytest.mark.parametrize("token", [51865, -1])
+def test_a_prompt_with_ids_beyond_the_vocabulary(pair, lane, mel, token):
+    reference, model = pair
+    with pytest.raises(IndexError):
+        theirs.decode(reference, mel[0], theirs.DecodingOptions(**DECODE, prompt=[token]))
+    with pytest.raises(IndexError):
+        results(model, mel, prompt=[token])
+
+
 def test_the_callers_list_stays_as_it_was(model):
     mine = [1, 2]
     ours.DecodingTask(model, ours.DecodingOptions(language="en", suppress_tokens=mine))

@@ -123,6 +123,29 @@ def tensor_subclass(model):
         query._parameters["weight"] = weight
 
 
+@disturbance(r"is a .*Wrapper")
+def tensor_without_storage(model):
+    """As quantized and distributed tensors are."""
+
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            return func(*(a.inner * 2 if isinstance(a, Wrapper) else a for a in args), **(kwargs or {}))
+
+    for half in (model.encoder, model.decoder):
+        query = half.blocks[0].attn.query
+        weight = Wrapper(query.weight.detach())
+        del query._parameters["weight"]
+        query._parameters["weight"] = weight
+
+
 @disturbance(r"has the shape")
 def other_shape(model):
     for half in (model.encoder, model.decoder):
