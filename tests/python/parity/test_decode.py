@@ -14,7 +14,7 @@ from torchwhisper import _engine
 from torchwhisper.decoding import DecodingOptions, decode
 
 # How many option sets each model gets in the whole matrix, and in the short one.
-MODELS = {"tiny": (80, 14), "tiny.en": (40, 8), "base": (30, 4), "large-v3": (25, 3), "turbo": (25, 3)}
+MODELS = {"tiny": (80, 10), "tiny.en": (40, 5), "base": (30, 2), "large-v3": (25, 2), "turbo": (25, 2)}
 # A differing token is accepted where the reference's two best logits are closer than this.
 NEAR_TIE = 1e-3
 
@@ -34,7 +34,7 @@ def random_options(rng: random.Random, multilingual: bool) -> Options:
         "suppress_blank": rng.random() < 0.8,
         "without_timestamps": rng.random() < 0.3,
         "max_initial_timestamp": rng.choice([1.0, 1.0, None, 0.0, 0.02, 12.5]),
-        "sample_len": rng.choice([1, 3, 8, 15, 15, 25, 40]),
+        "sample_len": rng.choice([1, 3, 8, 12, 15, 20, 30]),
         "fp16": False,
     }
     group = rng.choice([None, 1, 2, 3, 5])
@@ -140,7 +140,7 @@ def test_engine(name, options, seed):
 def test_python_path():
     rng = random.Random(0)
     with _engine.disable(), torch.no_grad():
-        for seed in range(6):
+        for seed in range(4):
             compare("tiny", random_options(rng, True), seed)
 
 
