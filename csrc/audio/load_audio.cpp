@@ -189,7 +189,7 @@ LoadedAudio load_audio(SoundFile file, int sample_rate, common::Control& control
       decode<double>(file, sample_rate, control, loaded.samples);
       break;
   }
-  loaded.warning = file.damage();
+  loaded.warning = file.doubt();
   return loaded;
 }
 

@@ -14,7 +14,7 @@ inline constexpr int kSampleRate = 16000;
 
 struct LoadedAudio {
   std::vector<float> samples;  ///< mono, multiples of 1/32768 in [-1, 1)
-  std::string warning;         ///< why the file gave less than it promises; empty if it did not
+  std::string warning;         ///< why the file may hold more than this; empty if it does not
 };
 
 /// Decodes, resamples and mixes down a sound file to the samples that openai-whisper gets from

@@ -6,15 +6,22 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <type_traits>
 #include <utility>
 
+#include "csrc/audio/byte_source.h"
+#include "csrc/audio/stream_check.h"
+
 namespace torchwhisper::audio {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// More than headers without samples take.
+constexpr std::int64_t kLargestEmptyFile = 4096;
 
 /// A file in memory, as libsndfile's virtual input wants it.
 struct MemoryReader {
@@ -79,8 +86,6 @@ constexpr NamedEncoding kEncodings[] = {
     {SF_FORMAT_ALAW, "ALAW", SampleType::kInt16},
     {SF_FORMAT_ULAW, "ULAW", SampleType::kInt16},
     {SF_FORMAT_VORBIS, "VORBIS", SampleType::kFloat32},
-    {SF_FORMAT_MPEG_LAYER_I, "MPEG_LAYER_I", SampleType::kFloat32},
-    {SF_FORMAT_MPEG_LAYER_II, "MPEG_LAYER_II", SampleType::kFloat32},
     {SF_FORMAT_MPEG_LAYER_III, "MPEG_LAYER_III", SampleType::kFloat32},
 };
 
@@ -128,20 +133,41 @@ void check_is_readable(const std::string& path) {
     throw UnsupportedSound("it is not a regular file");
   }
   if (fs::file_size(path, error) == 0 && !error) {
-    throw SoundError("the file is empty (0 bytes)");
+    throw SoundError("it is empty (0 bytes)");
   }
+}
+
+/// What libsndfile notes where the data chunk of a WAV is longer than the file. Programs that write to a pipe
+/// put the largest number there, which promises nothing.
+std::string missing_data(const std::string& log) {
+  constexpr const char* kLine = "data : ";
+  constexpr long long kNoPromise = 0x7FFFF000;
+  const std::size_t line = log.find(kLine);
+  if (line == std::string::npos) {
+    return "";
+  }
+  long long promised = 0;
+  long long present = 0;
+  const int found = std::sscanf(log.c_str() + line, "data : %lld (should be %lld)", &promised, &present);
+  return found == 2 && promised > present && promised < kNoPromise
+             ? fmt::format("it holds {} of {} bytes of samples", present, promised)
+             : "";
 }
 
 }  // namespace
 
 struct SoundFile::Handle {
+  explicit Handle(ByteSource source) : bytes(std::move(source)) {}
+
+  ByteSource bytes;
   MemoryReader memory;
   SF_INFO info{};
   std::unique_ptr<SNDFILE, decltype(&sf_close)> file{nullptr, &sf_close};
 };
 
-SoundFile::SoundFile(const std::string& path) : handle_(std::make_unique<Handle>()) {
-  check_is_readable(path);
+SoundFile::SoundFile(const std::string& path) {
+  check_is_readable(path);  // before anything is opened: a pipe is not to be touched
+  handle_ = std::make_unique<Handle>(ByteSource(path));
   errno = 0;
   handle_->file.reset(sf_open(path.c_str(), SFM_READ, &handle_->info));
   if (handle_->file == nullptr && sf_error(nullptr) == SF_ERR_SYSTEM) {
@@ -150,9 +176,10 @@ SoundFile::SoundFile(const std::string& path) : handle_(std::make_unique<Handle>
   describe();
 }
 
-SoundFile::SoundFile(std::span<const std::byte> encoded) : handle_(std::make_unique<Handle>()) {
+SoundFile::SoundFile(std::span<const std::byte> encoded)
+    : handle_(std::make_unique<Handle>(ByteSource(encoded))) {
   if (encoded.empty()) {
-    throw SoundError("the data is empty (0 bytes)");
+    throw SoundError("it is empty (0 bytes)");
   }
   handle_->memory.bytes = encoded;
   SF_VIRTUAL_IO input = kMemoryInput;
@@ -182,9 +209,9 @@ void SoundFile::describe() {
   info_.common_encoding = known_encoding != std::end(kEncodings);
   info_.encoding = info_.common_encoding ? known_encoding->name : sndfile_name(encoding);
   info_.sample_type = info_.common_encoding ? known_encoding->type : SampleType::kFloat32;
-  // MPEG without an index has no count; what libsndfile gives is then estimated from the bit rate.
-  const bool counted = container != SF_FORMAT_MPEG && header.frames >= 0 && header.frames < SF_COUNT_MAX;
-  info_.frames = counted ? header.frames : -1;
+  // The length of MPEG without an index is an estimate.
+  const bool counted = encoding < SF_FORMAT_MPEG_LAYER_I || encoding > SF_FORMAT_MPEG_LAYER_III;
+  info_.frames = counted && header.frames >= 0 && header.frames < SF_COUNT_MAX ? header.frames : -1;
   info_.sample_rate = header.samplerate;
   info_.channels = header.channels;
   info_.common_layout = common_layout(handle_->file.get(), header.channels);
@@ -213,13 +240,29 @@ template TORCHWHISPER_API std::int64_t SoundFile::read(std::span<std::int32_t> s
 template TORCHWHISPER_API std::int64_t SoundFile::read(std::span<float> samples);
 template TORCHWHISPER_API std::int64_t SoundFile::read(std::span<double> samples);
 
-std::string SoundFile::damage() const {
-  if (frames_read_ >= info_.frames) {
-    return "";
+std::string SoundFile::log() const {
+  std::array<char, 16384> text{};
+  sf_command(handle_->file.get(), SFC_GET_LOG_INFO, text.data(), static_cast<int>(text.size()));
+  return text.data();
+}
+
+std::string SoundFile::doubt() const {
+  ByteSource& bytes = handle_->bytes;
+  if (frames_read_ < info_.frames) {
+    const double rate = info_.sample_rate;
+    return fmt::format("the audio breaks off after {:.2f} s of {:.2f} s",
+                       static_cast<double>(frames_read_) / rate, static_cast<double>(info_.frames) / rate);
   }
-  const double rate = info_.sample_rate;
-  return fmt::format("the audio breaks off after {:.2f} s of {:.2f} s",
-                     static_cast<double>(frames_read_) / rate, static_cast<double>(info_.frames) / rate);
+  if (info_.container == "MPEG") {
+    return mpeg_doubt(bytes, handle_->info.frames);
+  }
+  if (info_.container == "OGG") {
+    return ogg_doubt(bytes);
+  }
+  if (frames_read_ == 0 && bytes.size() > kLargestEmptyFile) {
+    return fmt::format("its header says that it has no samples, but it is {} bytes long", bytes.size());
+  }
+  return missing_data(log());
 }
 
 }  // namespace torchwhisper::audio

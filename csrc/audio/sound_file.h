@@ -58,13 +58,14 @@ class TORCHWHISPER_API SoundFile {
   template <typename Sample>
   std::int64_t read(std::span<Sample> samples);
 
-  /// Why fewer frames could be read than the header promises; empty while there is nothing to tell.
-  /// Ask after read() gave 0.
-  std::string damage() const;
+  /// Why the file may hold more than could be read: it is damaged, or libsndfile misunderstands it.
+  /// Empty if there is nothing to tell. Ask after read() gave 0.
+  std::string doubt() const;
 
  private:
   struct Handle;
   void describe();
+  std::string log() const;
 
   std::unique_ptr<Handle> handle_;
   SoundInfo info_;

@@ -75,7 +75,7 @@ void bind_audio(py::module_& m) {
   m.def("load_audio", &load_audio, py::arg("path"), py::arg("sample_rate"), py::arg("control"), R"pbdoc(
 Decode a sound file (path as bytes) with libsndfile to mono at sample_rate.
 
-Returns float32 samples in multiples of 1/32768 and a warning, empty if there is none. Raises SoundError where
+Returns float32 samples in multiples of 1/32768, and why the file may hold more, mostly "". Raises SoundError where
 the file cannot be read, UnsupportedSound where it is to be left to ffmpeg, ValueError on NaN and infinity.
 )pbdoc");
   m.def("decode_audio", &decode_audio, py::arg("encoded"), py::arg("sample_rate"), py::arg("control"),

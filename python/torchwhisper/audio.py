@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from typing import IO, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -34,6 +36,7 @@ FRAMES_PER_SECOND = exact_div(SAMPLE_RATE, HOP_LENGTH)
 TOKENS_PER_SECOND = exact_div(SAMPLE_RATE, N_SAMPLES_PER_TOKEN)
 
 AudioFile: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+Samples: TypeAlias = npt.NDArray[np.float32]
 ArrayOrTensor = TypeVar("ArrayOrTensor", npt.NDArray[Any], torch.Tensor)
 
 _PROTOCOL = re.compile(r"-$|[A-Za-z][A-Za-z0-9+.-]+[:,]")  # names that ffmpeg does not take as a file's
@@ -41,7 +44,7 @@ _FULL_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 _LARGEST_SAMPLE = 1e15  # beyond it the energies overflow float32
 
 
-def load_audio(file: AudioFile, sr: int = SAMPLE_RATE) -> npt.NDArray[np.float32]:
+def load_audio(file: AudioFile, sr: int = SAMPLE_RATE) -> Samples:
     """
     Read a sound file as mono samples at `sr` Hz.
 
@@ -74,76 +77,82 @@ def load_audio(file: AudioFile, sr: int = SAMPLE_RATE) -> npt.NDArray[np.float32
     )
 
 
-def _load_path(path: str, sr: int) -> npt.NDArray[np.float32]:
+def _load_path(path: str, sr: int) -> Samples:
     if not os.path.exists(path):
         if _PROTOCOL.match(path):
-            return _run_ffmpeg(path, sr, path)
+            return _run_ffmpeg(path, sr, f"{path!r} is no file here")[0]
         raise _failure(f"there is no file {path!r}")
-    try:
-        samples, warning = _C.load_audio(os.fsencode(path), sr, _C.Control())
-    except _C.UnsupportedSound as unsupported:
-        reason = f"{path!r} cannot be decoded without ffmpeg ({unsupported})"
-        return _run_ffmpeg(f"file:{path}", sr, path, reason)
-    except _C.SoundError as error:
-        raise _failure(f"{path!r}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"Failed to load audio: {path!r}: {error}") from None
-    return _checked(samples, warning, repr(path))
+    return _load(
+        partial(_C.load_audio, os.fsencode(path)), partial(_run_ffmpeg, f"file:{path}"), sr, repr(path)
+    )
 
 
-def _load_encoded(encoded: bytes | bytearray | memoryview, sr: int) -> npt.NDArray[np.float32]:
-    try:
-        samples, warning = _C.decode_audio(encoded, sr, _C.Control())
-    except _C.UnsupportedSound as unsupported:
+def _load_encoded(encoded: bytes | bytearray | memoryview, sr: int) -> Samples:
+    def through_file(sr: int, reason: str) -> tuple[Samples, str]:
         # Not through a pipe: ffmpeg has to seek in some containers.
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "audio")
-            with open(path, "wb") as copy:
-                copy.write(encoded)
-            reason = f"the data cannot be decoded without ffmpeg ({unsupported})"
-            return _run_ffmpeg(f"file:{path}", sr, "the data", reason)
+            with open(path, "wb") as file:
+                file.write(encoded)
+            return _run_ffmpeg(f"file:{path}", sr, reason)
+
+    return _load(partial(_C.decode_audio, encoded), through_file, sr, "the data")
+
+
+def _load(
+    libsndfile: Callable[[int, _C.Control], tuple[Samples, str]],
+    ffmpeg: Callable[[int, str], tuple[Samples, str]],
+    sr: int,
+    name: str,
+) -> Samples:
+    """Decodes with libsndfile, and with ffmpeg where that is not enough."""
+    try:
+        samples, doubt = libsndfile(sr, _C.Control())
+    except _C.UnsupportedSound as unsupported:
+        return ffmpeg(sr, f"{name}: {unsupported}")[0]
     except _C.SoundError as error:
-        raise _failure(str(error)) from None
+        raise _failure(f"{name}: {error}") from None
     except ValueError as error:
-        raise ValueError(f"Failed to load audio: {error}") from None
-    return _checked(samples, warning, "the data")
+        raise ValueError(f"Failed to load audio: {name}: {error}") from None
+    if doubt and shutil.which("ffmpeg") is not None:
+        with suppress(RuntimeError):
+            others, errors = ffmpeg(sr, "")
+            if len(others) > len(samples) and not errors:
+                doubt = ""
+            if len(others) > 0:
+                samples = others
+    if doubt:
+        warnings.warn(f"{name} may be incomplete: {doubt}", stacklevel=4)
+    return samples
 
 
 def _failure(reason: str) -> RuntimeError:
     return RuntimeError(f"Failed to load audio: {reason}")
 
 
-def _checked(samples: npt.NDArray[np.float32], warning: str, name: str) -> npt.NDArray[np.float32]:
-    if warning:
-        warnings.warn(f"{name} is damaged: {warning}", stacklevel=4)
-    return samples
-
-
-def _run_ffmpeg(url: str, sr: int, name: str, reason: str = "") -> npt.NDArray[np.float32]:
-    """Decodes with the ffmpeg program, asked as openai-whisper asks it."""
+def _run_ffmpeg(url: str, sr: int, reason: str) -> tuple[Samples, str]:
+    """What the ffmpeg program decodes, asked as openai-whisper asks it, and what it complains about."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise _failure(
-            f"{reason or f'{name!r} needs ffmpeg'}, and the ffmpeg program is not installed: install ffmpeg "
-            "(Debian: apt install ffmpeg), or convert the audio to WAV, FLAC, OGG Vorbis or MP3 with one or "
-            "two channels"
+            f"{reason}, and the ffmpeg program is not installed: install ffmpeg (Debian: apt install "
+            "ffmpeg), or convert the audio to WAV, FLAC, OGG Vorbis or MP3 with one or two channels"
         )
     # fmt: off
     command = [
-        program, "-nostdin", "-threads", "0", "-i", url,
+        program, "-nostdin", "-loglevel", "error", "-threads", "0", "-i", url,
         "-f", "s16le", "-ac", "1", "-acodec", "pcm_s16le", "-ar", str(sr), "-",
     ]
     # fmt: on
     done = subprocess.run(command, capture_output=True)
+    errors = done.stderr.decode(errors="replace").strip()
     if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise _failure(
-            f"ffmpeg cannot decode {name}: {lines[-1] if lines else f'exit status {done.returncode}'}"
-        )
+        problem = errors.splitlines()[-1] if errors else f"exit status {done.returncode}"
+        raise _failure(f"{reason}, and ffmpeg cannot decode it: {problem}")
     whole = len(done.stdout) // 2 * 2
     samples = np.frombuffer(done.stdout[:whole], "<i2").astype(np.float32)
     samples /= 32768.0
-    return samples
+    return samples, errors
 
 
 def pad_or_trim(array: ArrayOrTensor, length: int = N_SAMPLES, *, axis: int = -1) -> ArrayOrTensor:

@@ -43,17 +43,6 @@ TEST_P(Rates, KeepAToneInTheBand) {
   }
 }
 
-TEST_P(Rates, RemoveAToneAboveTheBand) {
-  const int rate = GetParam();
-  if (rate <= 22050) {
-    GTEST_SKIP() << "it has no band above 16 kHz's";
-  }
-  const auto out = resample(tone<float>(11000, rate, static_cast<std::size_t>(rate), 0.5), rate, 16000);
-  for (std::size_t i = 200; i < out.size() - 200; ++i) {
-    ASSERT_NEAR(out[i], 0, 2e-4) << i;
-  }
-}
-
 TEST_P(Rates, GiveTheSameInPiecesOfAnyLength) {
   const int rate = GetParam();
   const auto samples = tone<float>(1234, rate, 3000, 0.3);
@@ -77,6 +66,15 @@ TEST_P(Rates, FixedPointFollowsFloatingPoint) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Resample, Rates, testing::Values(8000, 11025, 22050, 44100, 48000, 96000, 44101));
+
+TEST(Resample, RemovesAToneAboveTheBand) {
+  for (const int rate : {32000, 44100, 48000, 96000}) {
+    const auto out = resample(tone<float>(11000, rate, static_cast<std::size_t>(rate), 0.5), rate, 16000);
+    for (std::size_t i = 200; i < out.size() - 200; ++i) {
+      ASSERT_NEAR(out[i], 0, 2e-4) << rate << " Hz, " << i;
+    }
+  }
+}
 
 TEST(Resample, SaturatesInsteadOfWrapping) {
   std::vector<std::int16_t> square(4000);

@@ -34,7 +34,7 @@ TEST(SoundFile, ReadsFromMemory) {
   EXPECT_EQ(file.info().sample_type, SampleType::kInt16);
   EXPECT_TRUE(file.info().common_encoding);
   EXPECT_EQ(read_all<std::int16_t>(file), kSamples);
-  EXPECT_EQ(file.damage(), "");
+  EXPECT_EQ(file.doubt(), "");
 }
 
 TEST(SoundFile, ReadsFromAPath) {
@@ -74,7 +74,7 @@ TEST(SoundFile, SaysWhereADamagedFileBreaksOff) {
   const auto frames = static_cast<std::int64_t>(read_all<std::int32_t>(file).size()) / 2;
   EXPECT_GT(frames, 44100);
   EXPECT_LT(frames, file.info().frames);
-  EXPECT_THAT(file.damage(), HasSubstr("of 11.00 s"));
+  EXPECT_THAT(file.doubt(), HasSubstr("of 11.00 s"));
 }
 
 /// The error that opening gives, of exactly this type.
