@@ -186,8 +186,8 @@ from pathlib import Path
 package = __import__(sys.argv[1])
 from importlib import import_module
 audio = import_module(sys.argv[1] + ".audio")
-samples = np.random.default_rng(0).normal(0, 0.1, 16000 * 60 * 10).astype(np.float32)
-audio.log_mel_spectrogram(samples[:480000])
+samples = np.random.default_rng(0).random(16000 * 60 * 10, np.float32)
+audio.log_mel_spectrogram(samples[:160000])
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 before = peak()
@@ -206,7 +206,7 @@ def test_long_recordings_need_little_memory() -> None:
 
     result = 80 * 63_000 * 4 / 2**20  # the spectrogram of 10 min itself
     ours = growth("torchwhisper")
-    assert ours < result + 40
+    assert 0 < ours < result + 40
     assert ours < growth("whisper") / 4
 
 
