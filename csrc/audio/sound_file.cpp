@@ -70,23 +70,23 @@ constexpr NamedFormat kContainers[] = {
 
 /// The encodings that we decode exactly as the ffmpeg program does, and the type of its samples.
 struct NamedEncoding {
-  int format;
   const char* name;
+  int format;
   SampleType type;
 };
 
 constexpr NamedEncoding kEncodings[] = {
-    {SF_FORMAT_PCM_S8, "PCM_S8", SampleType::kInt16},
-    {SF_FORMAT_PCM_U8, "PCM_U8", SampleType::kInt16},
-    {SF_FORMAT_PCM_16, "PCM_16", SampleType::kInt16},
-    {SF_FORMAT_PCM_24, "PCM_24", SampleType::kInt32},
-    {SF_FORMAT_PCM_32, "PCM_32", SampleType::kInt32},
-    {SF_FORMAT_FLOAT, "FLOAT", SampleType::kFloat32},
-    {SF_FORMAT_DOUBLE, "DOUBLE", SampleType::kFloat64},
-    {SF_FORMAT_ALAW, "ALAW", SampleType::kInt16},
-    {SF_FORMAT_ULAW, "ULAW", SampleType::kInt16},
-    {SF_FORMAT_VORBIS, "VORBIS", SampleType::kFloat32},
-    {SF_FORMAT_MPEG_LAYER_III, "MPEG_LAYER_III", SampleType::kFloat32},
+    {"PCM_S8", SF_FORMAT_PCM_S8, SampleType::kInt16},
+    {"PCM_U8", SF_FORMAT_PCM_U8, SampleType::kInt16},
+    {"PCM_16", SF_FORMAT_PCM_16, SampleType::kInt16},
+    {"PCM_24", SF_FORMAT_PCM_24, SampleType::kInt32},
+    {"PCM_32", SF_FORMAT_PCM_32, SampleType::kInt32},
+    {"FLOAT", SF_FORMAT_FLOAT, SampleType::kFloat32},
+    {"DOUBLE", SF_FORMAT_DOUBLE, SampleType::kFloat64},
+    {"ALAW", SF_FORMAT_ALAW, SampleType::kInt16},
+    {"ULAW", SF_FORMAT_ULAW, SampleType::kInt16},
+    {"VORBIS", SF_FORMAT_VORBIS, SampleType::kFloat32},
+    {"MPEG_LAYER_III", SF_FORMAT_MPEG_LAYER_III, SampleType::kFloat32},
 };
 
 /// libsndfile's own name of a container or an encoding, for what our tables do not list.
