@@ -86,9 +86,9 @@ void ApplyTimestampRules::apply_first_timestamp(at::Tensor& logits) const {
 }
 
 void ApplyTimestampRules::apply_probability_rule(at::Tensor& logits) const {
-  const at::Tensor logprobs = at::log_softmax(logits, -1);
-  const at::Tensor timestamps = logprobs.slice(1, timestamp_begin_).logsumexp(-1);
-  const at::Tensor text = logprobs.slice(1, 0, timestamp_begin_).amax(-1);
+  // Log-probabilities differ from logits by one number per row, which both sides share.
+  const at::Tensor timestamps = logits.slice(1, timestamp_begin_).logsumexp(-1);
+  const at::Tensor text = logits.slice(1, 0, timestamp_begin_).amax(-1);
   const at::Tensor timestamps_win = timestamps.gt(text).cpu();
   for (std::int64_t row = 0; row < logits.size(0); ++row) {
     if (timestamps_win.const_data_ptr<bool>()[row]) {

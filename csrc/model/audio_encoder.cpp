@@ -35,9 +35,9 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   return ln_post(x);
 }
 
-void AudioEncoderImpl::prepare(at::ScalarType dtype) {
+void AudioEncoderImpl::prepare(at::ScalarType dtype, nn::WeightArena& arena) {
   for (nn::ResidualAttentionBlock& block : blocks) {
-    block->prepare(dtype);
+    block->prepare(dtype, arena);
   }
 }
 

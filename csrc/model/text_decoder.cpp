@@ -120,11 +120,11 @@ at::Tensor TextDecoderImpl::project(const at::Tensor& hidden) {
   return nn::functional::linear(hidden, token_embedding, /*bias=*/{}).to(at::kFloat);
 }
 
-void TextDecoderImpl::prepare(at::ScalarType dtype) {
+void TextDecoderImpl::prepare(at::ScalarType dtype, nn::WeightArena& arena) {
   for (nn::ResidualAttentionBlock& block : blocks) {
-    block->prepare(dtype);
+    block->prepare(dtype, arena);
   }
-  packed_head_ = std::make_unique<const nn::PackedLinear>(token_embedding, at::Tensor(), dtype);
+  packed_head_ = std::make_unique<const nn::PackedLinear>(token_embedding, at::Tensor(), dtype, arena);
 }
 
 }  // namespace torchwhisper::model

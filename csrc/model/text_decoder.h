@@ -58,7 +58,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   /// hidden: [..., n_state] -> logits [..., n_vocab] float32, through the tied token embedding.
   at::Tensor project(const at::Tensor& hidden);
 
-  void prepare(at::ScalarType dtype);
+  void prepare(at::ScalarType dtype, nn::WeightArena& arena);
 
   at::Tensor positional_embedding;  // [n_text_ctx, n_text_state]
   at::Tensor token_embedding;       // [n_vocab, n_text_state], the parameter "token_embedding.weight"

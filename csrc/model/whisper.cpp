@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/nn/huge_pages.h"
+
 namespace torchwhisper::model {
 namespace {
 
@@ -34,8 +36,9 @@ at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& featu
 
 void WhisperImpl::prepare(at::ScalarType dtype) {
   const at::NoGradGuard no_grad;
-  encoder->prepare(dtype);
-  decoder->prepare(dtype);
+  nn::WeightArena arena;
+  encoder->prepare(dtype, arena);
+  decoder->prepare(dtype, arena);
 }
 
 }  // namespace torchwhisper::model

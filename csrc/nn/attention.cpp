@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/nn/functional.h"
+#include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::nn {
 namespace {
@@ -13,6 +14,14 @@ bool serves(const std::unique_ptr<const PackedLinear>& packed, const at::Tensor&
 
 // The key projection has no bias; a joint product needs zeros in its place.
 at::Tensor no_bias(const Linear& key) { return at::zeros({key->weight.size(0)}, key->weight.options()); }
+
+// Every token reads the memory again, head by head: worth one copy into that order.
+at::Tensor head_major(const at::Tensor& heads) {
+  if (!heads.is_cpu()) {
+    return heads.contiguous();
+  }
+  return empty_on_huge_pages(heads.sizes(), heads.scalar_type()).copy_(heads);
+}
 
 }  // namespace
 
@@ -50,9 +59,8 @@ at::Tensor MultiHeadAttentionImpl::cached_self_attention(const at::Tensor& x, Ke
 KeyValue MultiHeadAttentionImpl::project_memory(const at::Tensor& features) {
   if (serves(packed_key_value_, features)) {
     const auto parts = packed_key_value_->forward(features).chunk(2, -1);
-    // Every token reads them again, head by head: worth one copy into that order.
-    return {functional::split_heads(parts[0], n_head).contiguous(),
-            functional::split_heads(parts[1], n_head).contiguous()};
+    return {head_major(functional::split_heads(parts[0], n_head)),
+            head_major(functional::split_heads(parts[1], n_head))};
   }
   return {functional::split_heads(key(features), n_head), functional::split_heads(value(features), n_head)};
 }
@@ -80,17 +88,17 @@ MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::cross_attention_with_scor
   return {out(functional::merge_heads(scored.out)), scored.scores};
 }
 
-void MultiHeadAttentionImpl::prepare(at::ScalarType dtype, bool attends_to_itself) {
-  out->prepare(dtype);
+void MultiHeadAttentionImpl::prepare(at::ScalarType dtype, WeightArena& arena, bool attends_to_itself) {
+  out->prepare(dtype, arena);
   if (attends_to_itself) {
     packed_query_key_value_ =
         std::make_unique<const PackedLinear>(at::cat({query->weight, key->weight, value->weight}),
-                                             at::cat({query->bias, no_bias(key), value->bias}), dtype);
+                                             at::cat({query->bias, no_bias(key), value->bias}), dtype, arena);
     return;
   }
-  query->prepare(dtype);
-  packed_key_value_ = std::make_unique<const PackedLinear>(at::cat({key->weight, value->weight}),
-                                                           at::cat({no_bias(key), value->bias}), dtype);
+  query->prepare(dtype, arena);
+  packed_key_value_ = std::make_unique<const PackedLinear>(
+      at::cat({key->weight, value->weight}), at::cat({no_bias(key), value->bias}), dtype, arena);
 }
 
 }  // namespace torchwhisper::nn

@@ -43,7 +43,7 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   /// Derives the weights for inference: the queries, keys and values of self-attention become one product,
   /// the keys and values of a memory another.
-  void prepare(at::ScalarType dtype, bool attends_to_itself);
+  void prepare(at::ScalarType dtype, WeightArena& arena, bool attends_to_itself);
 
   std::int64_t n_head;
   Linear query{nullptr};

@@ -10,9 +10,9 @@ MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
 
 at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(at::gelu(expand(x))); }
 
-void MlpImpl::prepare(at::ScalarType dtype) {
-  expand->prepare(dtype);
-  contract->prepare(dtype);
+void MlpImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
+  expand->prepare(dtype, arena);
+  contract->prepare(dtype, arena);
 }
 
 ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const Weights& given, std::int64_t n_state,
@@ -55,12 +55,12 @@ MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(co
   return {x + mlp(mlp_ln(x)), cross.scores};
 }
 
-void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype) {
-  attn->prepare(dtype, /*attends_to_itself=*/true);
+void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
+  attn->prepare(dtype, arena, /*attends_to_itself=*/true);
   if (cross_attn) {
-    cross_attn->prepare(dtype, /*attends_to_itself=*/false);
+    cross_attn->prepare(dtype, arena, /*attends_to_itself=*/false);
   }
-  mlp->prepare(dtype);
+  mlp->prepare(dtype, arena);
 }
 
 }  // namespace torchwhisper::nn

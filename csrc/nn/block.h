@@ -17,7 +17,7 @@ struct TORCHWHISPER_API MlpImpl : torch::nn::Module {
   MlpImpl(const Weights& given, std::int64_t n_state);
 
   at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
-  void prepare(at::ScalarType dtype);
+  void prepare(at::ScalarType dtype, WeightArena& arena);
 
   Linear expand{nullptr};    // n_state -> 4 n_state
   Linear contract{nullptr};  // 4 n_state -> n_state
@@ -43,7 +43,7 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const at::Tensor& features,
                                                     const at::Tensor& mask);
 
-  void prepare(at::ScalarType dtype);
+  void prepare(at::ScalarType dtype, WeightArena& arena);
 
   MultiHeadAttention attn{nullptr};
   LayerNorm attn_ln{nullptr};

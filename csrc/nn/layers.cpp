@@ -26,8 +26,8 @@ at::Tensor LinearImpl::forward(const at::Tensor& x) {
   return functional::linear(x, weight, bias);
 }
 
-void LinearImpl::prepare(at::ScalarType dtype) {
-  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype);
+void LinearImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
+  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype, arena);
 }
 
 LayerNormImpl::LayerNormImpl(const Weights& given, std::int64_t n_state)

@@ -21,7 +21,7 @@ struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   at::Tensor forward(const at::Tensor& x);  // x: [..., n_in] -> [..., n_out]
 
   /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
-  void prepare(at::ScalarType dtype);
+  void prepare(at::ScalarType dtype, WeightArena& arena);
 
   at::Tensor weight;  // [n_out, n_in]
   at::Tensor bias;    // [n_out], or undefined

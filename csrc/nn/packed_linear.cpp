@@ -3,6 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/utils.h>
+
+#include <cstring>
+#include <memory>
 #include <optional>
 #include <string_view>
 
@@ -11,12 +16,13 @@ namespace {
 
 // ATen's oneDNN ops have no C++ header of their own; they are reached by name, as torch.compile's output
 // does.
+c10::IValue call_mkldnn(const char* name, c10::Stack stack) {
+  c10::Dispatcher::singleton().findSchemaOrThrow(name, "").callBoxed(stack);
+  return stack.front();
+}
+
 at::Tensor reorder_weight(const at::Tensor& weight) {
-  static const c10::OperatorHandle op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_linear_weight", "");
-  c10::Stack stack{weight, c10::IValue()};
-  op.callBoxed(stack);
-  return stack.front().toTensor();
+  return call_mkldnn("mkldnn::_reorder_linear_weight", {weight, c10::IValue()}).toTensor();
 }
 
 at::Tensor linear_pointwise(const at::Tensor& x, const at::Tensor& weight,
@@ -29,18 +35,42 @@ at::Tensor linear_pointwise(const at::Tensor& x, const at::Tensor& weight,
   return op.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
-at::Tensor copied(const at::Tensor& tensor, at::ScalarType dtype) {
-  return tensor.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true);
+void check(AOTITorchError error) { TORCH_INTERNAL_ASSERT(error == AOTI_TORCH_SUCCESS); }
+
+// The same oneDNN weight in the arena's memory, through the C interface that torch's compiled models use.
+at::Tensor move_to(WeightArena& arena, at::Tensor packed, at::Tensor& memory) {
+  memory = arena.allocate(call_mkldnn("mkldnn::_nbytes", {packed}).toInt());
+  void* source = nullptr;
+  check(aoti_torch_get_data_ptr(torch::aot_inductor::tensor_pointer_to_tensor_handle(&packed), &source));
+  std::memcpy(memory.mutable_data_ptr(), source, memory.nbytes());
+  const at::Tensor layout = call_mkldnn("mkldnn::_get_mkldnn_serialized_md", {packed}).toTensor();
+  AtenTensorHandle handle = nullptr;
+  check(aoti_torch_create_tensor_from_blob_v2(
+      memory.mutable_data_ptr(), packed.dim(), packed.sizes().data(), packed.sizes().data(), 0,
+      static_cast<std::int32_t>(packed.scalar_type()), aoti_torch_device_type_cpu(), 0, &handle,
+      aoti_torch_layout__mkldnn(), layout.const_data_ptr<std::uint8_t>(), layout.numel()));
+  const std::unique_ptr<at::Tensor> owned(torch::aot_inductor::tensor_handle_to_tensor_pointer(handle));
+  return *owned;
+}
+
+at::Tensor copy_to(WeightArena& arena, const at::Tensor& weight, at::ScalarType dtype) {
+  if (!weight.is_cpu()) {
+    return weight.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true);
+  }
+  const auto n_bytes = weight.numel() * static_cast<std::int64_t>(c10::elementSize(dtype));
+  return arena.allocate(n_bytes).view(dtype).view(weight.sizes()).copy_(weight.detach());
 }
 
 }  // namespace
 
-PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype)
+PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype,
+                           WeightArena& arena)
     : dtype_(dtype),
-      bias_(bias.defined() ? copied(bias, dtype) : bias),
       onednn_(weight.is_cpu() && dtype == at::kFloat && at::globalContext().userEnabledMkldnn() &&
-              at::Context::hasMKLDNN()) {
-  weight_ = onednn_ ? reorder_weight(weight.detach().to(dtype).contiguous()) : copied(weight, dtype);
+              at::Context::hasMKLDNN()),
+      bias_(bias.defined() ? copy_to(arena, bias, dtype) : bias) {
+  weight_ = onednn_ ? move_to(arena, reorder_weight(weight.detach().to(dtype).contiguous()), memory_)
+                    : copy_to(arena, weight, dtype);
 }
 
 at::Tensor PackedLinear::forward(const at::Tensor& x) const {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "csrc/common/api.h"
+#include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::nn {
 
@@ -10,8 +11,8 @@ namespace torchwhisper::nn {
 /// for few and many rows alike, elsewhere cast. Read-only after construction, so threads may share it.
 class TORCHWHISPER_API PackedLinear {
  public:
-  /// weight: [out, in], bias: [out] or undefined.
-  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype);
+  /// weight: [out, in], bias: [out] or undefined. Weights on the CPU are placed in `arena`.
+  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, WeightArena& arena);
 
   /// x: [..., in] of the type given at construction -> [..., out]. No gradients.
   at::Tensor forward(const at::Tensor& x) const;
@@ -20,9 +21,10 @@ class TORCHWHISPER_API PackedLinear {
 
  private:
   at::ScalarType dtype_;
+  bool onednn_;
+  at::Tensor memory_;  // what weight_ lies in, where oneDNN laid it out
   at::Tensor weight_;
   at::Tensor bias_;
-  bool onednn_;
 };
 
 }  // namespace torchwhisper::nn

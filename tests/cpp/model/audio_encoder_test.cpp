@@ -29,7 +29,8 @@ TEST(AudioEncoder, PreparedEqualsLive) {
   common::Control control;
   const at::Tensor mel = at::randn({1, 6, 40});
   const at::Tensor live = encoder->forward(mel, control);
-  encoder->prepare(at::kFloat);
+  nn::WeightArena arena;
+  encoder->prepare(at::kFloat, arena);
   EXPECT_LT(relative_error(encoder->forward(mel, control), live), 2e-6);
 }
 

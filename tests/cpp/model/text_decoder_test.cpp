@@ -23,7 +23,8 @@ TEST(TextDecoder, TokenByTokenEqualsTheWholeSequence) {
     const at::Tensor features = at::randn({2, 20, 16});
     const at::Tensor whole = decoder->forward(tokens, features);
     if (prepared) {
-      decoder->prepare(at::kFloat);
+      nn::WeightArena arena;
+      decoder->prepare(at::kFloat, arena);
     }
     DecoderState state = decoder->start(features);
     std::vector<at::Tensor> hidden = {decoder->advance(tokens.slice(1, 0, 4), state)};

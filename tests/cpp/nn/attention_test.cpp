@@ -59,9 +59,10 @@ TEST(MultiHeadAttention, PreparedEqualsLive) {
   const at::Tensor features = at::randn({2, 9, kState});
   const at::Tensor self = attention->self_attention(x, /*causal=*/false);
   const at::Tensor cross = attention->cross_attention(x, attention->project_memory(features));
-  attention->prepare(at::kFloat, /*attends_to_itself=*/true);
+  WeightArena arena;
+  attention->prepare(at::kFloat, arena, /*attends_to_itself=*/true);
   EXPECT_LT(relative_error(attention->self_attention(x, /*causal=*/false), self), 2e-6);
-  attention->prepare(at::kFloat, /*attends_to_itself=*/false);
+  attention->prepare(at::kFloat, arena, /*attends_to_itself=*/false);
   EXPECT_LT(relative_error(attention->cross_attention(x, attention->project_memory(features)), cross), 2e-6);
 }
 

@@ -31,7 +31,8 @@ TEST(Layers, LiveLinearFollowsItsWeights) {
 TEST(Layers, PreparedLinearServesItsTypeOnly) {
   const NamedTensors tensors{{"weight", at::randn({3, 2})}, {"bias", at::randn({3})}};
   Linear linear(Weights(tensors), 2, 3);
-  linear->prepare(at::kFloat);
+  WeightArena arena;
+  linear->prepare(at::kFloat, arena);
   const at::Tensor x = at::randn({4, 2});
   const at::Tensor before = linear(x);
   tensors.at("weight").zero_();

@@ -11,6 +11,7 @@ namespace {
 using torchwhisper::testing::relative_error;
 
 TEST(PackedLinear, IsExactOnOddShapes) {
+  WeightArena arena;
   for (const std::int64_t rows : {1, 2, 5, 17, 130}) {
     for (const auto& [n_in, n_out] :
          std::vector<std::pair<std::int64_t, std::int64_t>>{{7, 13}, {64, 1}, {33, 517}}) {
@@ -18,29 +19,33 @@ TEST(PackedLinear, IsExactOnOddShapes) {
       const at::Tensor weight = at::randn({n_out, n_in});
       const at::Tensor bias = at::randn({n_out});
       const at::Tensor product = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t());
-      EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat).forward(x), product + bias), 2e-6);
-      EXPECT_LT(relative_error(PackedLinear(weight, {}, at::kFloat).forward(x), product), 2e-6);
+      EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat, arena).forward(x), product + bias),
+                2e-6);
+      EXPECT_LT(relative_error(PackedLinear(weight, {}, at::kFloat, arena).forward(x), product), 2e-6);
     }
   }
 }
 
 TEST(PackedLinear, KeepsLeadingDimensions) {
-  const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat);
+  WeightArena arena;
+  const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, arena);
   EXPECT_EQ(packed.forward(at::randn({2, 3, 4})).sizes(), at::IntArrayRef({2, 3, 6}));
 }
 
 TEST(PackedLinear, CastsToTheTypeAskedFor) {
+  WeightArena arena;
   const at::Tensor weight = at::randn({6, 4});
   const at::Tensor x = at::randn({3, 4});
-  const at::Tensor y = PackedLinear(weight, {}, at::kBFloat16).forward(x.to(at::kBFloat16));
+  const at::Tensor y = PackedLinear(weight, {}, at::kBFloat16, arena).forward(x.to(at::kBFloat16));
   EXPECT_EQ(y.scalar_type(), at::kBFloat16);
   EXPECT_LT(relative_error(y, at::matmul(x, weight.t())), 0.02);
 }
 
 TEST(PackedLinear, DoesNotFollowTheWeights) {
+  WeightArena arena;
   const at::Tensor weight = at::randn({6, 4});
   const at::Tensor x = at::randn({3, 4});
-  const PackedLinear packed(weight, {}, at::kFloat);
+  const PackedLinear packed(weight, {}, at::kFloat, arena);
   const at::Tensor before = packed.forward(x);
   weight.zero_();
   EXPECT_TRUE(packed.forward(x).equal(before));
