@@ -10,6 +10,8 @@ from typing_extensions import Buffer
 
 # --- common -----------------------------------------------------------------------------------------------
 
+torch_version: str  # that it was built with
+
 class Control:
     """Cancels a running computation and watches its progress."""
 

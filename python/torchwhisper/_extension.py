@@ -32,4 +32,4 @@ except ImportError as error:
         "if it was built with another torch, rebuild it with pip install --no-build-isolation ."
     ) from error
 
-_check_torch(getattr(_C, "torch_version", torch.__version__), torch.__version__)
+_check_torch(_C.torch_version, torch.__version__)
