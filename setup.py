@@ -77,7 +77,11 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(compile_jobs())
         subprocess.run(configure, check=True)
         subprocess.run([cmake, "--build", str(build_dir), "--parallel", jobs], check=True)
-        subprocess.run([cmake, "--install", str(build_dir), "--prefix", str(prefix)], check=True)
+        prefixes = [prefix]
+        if self.editable_mode:  # setuptools copies the extension to the sources, but not our library
+            prefixes.append(ROOT / "python")
+        for folder in prefixes:
+            subprocess.run([cmake, "--install", str(build_dir), "--prefix", str(folder)], check=True)
 
 
 def requirements() -> list[str]:
