@@ -26,7 +26,8 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   TORCH_CHECK_VALUE(x.size(1) == positional_embedding.size(0),
                     "incorrect audio shape: the mel spectrogram has ", mel.size(2), " frames, expected ",
                     2 * positional_embedding.size(0));
-  x = (x + positional_embedding).to(x.scalar_type());
+  // The convolutions leave frames strided; every block wants them in rows.
+  x = (x + positional_embedding).to(x.scalar_type()).contiguous();
   std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
     x = block->encode(x);

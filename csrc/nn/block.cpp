@@ -8,7 +8,7 @@ MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
     : expand(register_module("0", Linear(given["0"], n_state, 4 * n_state))),
       contract(register_module("2", Linear(given["2"], 4 * n_state, n_state))) {}
 
-at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(at::gelu(expand(x))); }
+at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(expand->forward_gelu(x)); }
 
 void MlpImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
   expand->prepare(dtype, arena);

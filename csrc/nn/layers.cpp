@@ -19,11 +19,16 @@ LinearImpl::LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_o
     : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in}))),
       bias(with_bias ? adopt(*this, "bias", given.take("bias", {n_out})) : at::Tensor()) {}
 
+bool LinearImpl::is_prepared_for(const at::Tensor& x) const {
+  return packed_ && packed_->dtype() == x.scalar_type();
+}
+
 at::Tensor LinearImpl::forward(const at::Tensor& x) {
-  if (packed_ && packed_->dtype() == x.scalar_type()) {
-    return packed_->forward(x);
-  }
-  return functional::linear(x, weight, bias);
+  return is_prepared_for(x) ? packed_->forward(x) : functional::linear(x, weight, bias);
+}
+
+at::Tensor LinearImpl::forward_gelu(const at::Tensor& x) {
+  return is_prepared_for(x) ? packed_->forward_gelu(x) : at::gelu(functional::linear(x, weight, bias));
 }
 
 void LinearImpl::prepare(at::ScalarType dtype, WeightArena& arena) {

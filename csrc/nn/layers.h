@@ -18,7 +18,8 @@ namespace torchwhisper::nn {
 struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, bool with_bias = true);
 
-  at::Tensor forward(const at::Tensor& x);  // x: [..., n_in] -> [..., n_out]
+  at::Tensor forward(const at::Tensor& x);       // x: [..., n_in] -> [..., n_out]
+  at::Tensor forward_gelu(const at::Tensor& x);  // gelu(forward(x))
 
   /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
   void prepare(at::ScalarType dtype, WeightArena& arena);
@@ -27,6 +28,8 @@ struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   at::Tensor bias;    // [n_out], or undefined
 
  private:
+  bool is_prepared_for(const at::Tensor& x) const;
+
   std::unique_ptr<const PackedLinear> packed_;
 };
 TORCH_MODULE(Linear);

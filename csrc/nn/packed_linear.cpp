@@ -25,14 +25,16 @@ at::Tensor reorder_weight(const at::Tensor& weight) {
   return call_mkldnn("mkldnn::_reorder_linear_weight", {weight, c10::IValue()}).toTensor();
 }
 
-at::Tensor linear_pointwise(const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias) {
+at::Tensor linear_pointwise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                            std::string_view activation) {
   using Signature =
       at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
                  c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
-  return op.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+  // "none" as the algorithm of "gelu" is the exact one.
+  return op.call(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, activation,
+                 c10::List<std::optional<at::Scalar>>(), "none");
 }
 
 void check(AOTITorchError error) { TORCH_INTERNAL_ASSERT(error == AOTI_TORCH_SUCCESS); }
@@ -75,10 +77,12 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at:
 
 at::Tensor PackedLinear::forward(const at::Tensor& x) const {
   TORCH_INTERNAL_ASSERT(x.scalar_type() == dtype_);
-  if (onednn_) {
-    return linear_pointwise(x, weight_, bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
-  }
-  return at::linear(x, weight_, bias_);
+  return onednn_ ? linear_pointwise(x, weight_, bias_, "none") : at::linear(x, weight_, bias_);
+}
+
+at::Tensor PackedLinear::forward_gelu(const at::Tensor& x) const {
+  TORCH_INTERNAL_ASSERT(x.scalar_type() == dtype_);
+  return onednn_ ? linear_pointwise(x, weight_, bias_, "gelu") : at::gelu(at::linear(x, weight_, bias_));
 }
 
 }  // namespace torchwhisper::nn

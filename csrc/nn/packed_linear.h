@@ -17,6 +17,9 @@ class TORCHWHISPER_API PackedLinear {
   /// x: [..., in] of the type given at construction -> [..., out]. No gradients.
   at::Tensor forward(const at::Tensor& x) const;
 
+  /// gelu(forward(x)) in one pass over the output.
+  at::Tensor forward_gelu(const at::Tensor& x) const;
+
   at::ScalarType dtype() const { return dtype_; }
 
  private:

@@ -28,6 +28,17 @@ TEST(EmptyOnHugePages, LargeTensorsBeginAtAHugePage) {
             0U);
 }
 
+TEST(EmptyOnHugePages, TensorsInUseNeverShareMemory) {
+  std::vector<at::Tensor> held;
+  for (std::int64_t i = 0; i < 40; ++i) {
+    held.push_back(empty_on_huge_pages({std::int64_t{3} << 20}, at::kByte).fill_(i));
+    empty_on_huge_pages({std::int64_t{3} << 20}, at::kByte).fill_(99);  // given back at once
+  }
+  for (std::size_t i = 0; i < held.size(); ++i) {
+    EXPECT_TRUE(held[i].eq(static_cast<std::int64_t>(i)).all().item<bool>());
+  }
+}
+
 TEST(WeightArena, PlacesDoNotOverlapAndOutliveIt) {
   std::vector<at::Tensor> places;
   {

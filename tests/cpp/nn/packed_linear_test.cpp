@@ -26,6 +26,18 @@ TEST(PackedLinear, IsExactOnOddShapes) {
   }
 }
 
+TEST(PackedLinear, GeluIsTheExactOne) {
+  WeightArena arena;
+  const at::Tensor x = at::randn({9, 33});
+  const at::Tensor weight = at::randn({70, 33});
+  const at::Tensor bias = at::randn({70});
+  const at::Tensor wide = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias;
+  const at::Tensor exact = at::gelu(wide);
+  EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat, arena).forward_gelu(x), exact), 2e-6);
+  const PackedLinear half(weight, bias, at::kBFloat16, arena);
+  EXPECT_LT(relative_error(half.forward_gelu(x.to(at::kBFloat16)), exact), 0.02);
+}
+
 TEST(PackedLinear, KeepsLeadingDimensions) {
   WeightArena arena;
   const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, arena);
