@@ -51,7 +51,7 @@ Block allocate_block(std::int64_t n_bytes) {
 class BlockCache {
  public:
   Block take(std::int64_t n_bytes) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     const auto found = blocks_.find(n_bytes);
     if (found == blocks_.end()) {
       return nullptr;
@@ -61,7 +61,7 @@ class BlockCache {
   }
 
   void give_back(Block block, std::int64_t n_bytes) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     if (kept_ + n_bytes <= kMostKept) {
       kept_ += n_bytes;
       blocks_.emplace(n_bytes, std::move(block));
