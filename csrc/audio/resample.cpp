@@ -79,7 +79,9 @@ __attribute__((target("avx2,fma"))) float dot_fused(const float* a, const float*
   return dot_in_lanes(a, b, count, [](float x, float y, float sum) { return std::fma(x, y, sum); });
 }
 
-bool has_fused() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; }
+bool has_fused() noexcept {
+  return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+}
 
 const auto best_dot = has_fused() ? &dot_fused : &dot_plain<float>;
 #else

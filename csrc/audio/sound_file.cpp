@@ -148,6 +148,7 @@ std::string missing_data(const std::string& log) {
   }
   long long promised = 0;
   long long present = 0;
+  // NOLINTNEXTLINE(bugprone-unchecked-string-to-number-conversion): libsndfile wrote these numbers itself.
   const int found = std::sscanf(log.c_str() + line, "data : %lld (should be %lld)", &promised, &present);
   return found == 2 && promised > present && promised < kNoPromise
              ? fmt::format("it holds {} of {} bytes of samples", present, promised)
