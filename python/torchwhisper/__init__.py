@@ -1,6 +1,6 @@
 """Speech recognition with Whisper on a LibTorch engine: `import torchwhisper as whisper` is a drop-in.
 
-The names are those of openai-whisper 20250625 (whisper/__init__.py), and `explain` beside them.
+The names are those of openai-whisper 20250625 (whisper/__init__.py); `explain` and `activate` are our own.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
 from . import _bundled, _checkpoint
+from ._compat import activate as activate
 from ._engine import explain as explain
 from .audio import load_audio as load_audio
 from .audio import log_mel_spectrogram as log_mel_spectrogram

@@ -569,9 +569,14 @@ def _model_name(name: str) -> str:
     raise argparse.ArgumentTypeError(f"{name!r} is neither demo, nor one of {known}, nor a file")
 
 
+def _program() -> str:
+    """The command's name in messages; the script may be called `whisper` too (see python/compat)."""
+    return "whisper" if os.path.splitext(os.path.basename(sys.argv[0]))[0] == "whisper" else "torchwhisper"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="torchwhisper",
+        prog=_program(),
         description="Transcribes recordings and writes the transcripts as text, subtitles or JSON.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

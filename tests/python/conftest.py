@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +60,18 @@ def shared() -> Callable[[str], Path]:
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def compat(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process in which `import whisper` finds the wheel of python/compat."""
+    folder = tmp_path_factory.mktemp("compat")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-index"]
+    subprocess.run([*pip, "--no-deps", "--target", folder, ROOT / "python" / "compat"], check=True)
+    import torchwhisper
+
+    package = Path(torchwhisper.__file__).parent.parent
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{package}"}
 
 
 def fill(model: torch.nn.Module, seed: int) -> None:
