@@ -3,12 +3,11 @@
 The names are those of openai-whisper 20250625 (whisper/__init__.py); `explain` and `activate` are our own.
 """
 
-import hashlib
+import hashlib as hashlib
 import io as io
 import os
-import urllib.request
-import uuid
-import warnings
+import urllib as urllib
+import warnings as warnings
 from typing import List as List  # noqa: UP035 (as the next two: programs import them from here)
 from typing import Optional as Optional
 from typing import Union as Union
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
 from . import _bundled, _checkpoint
 from ._compat import activate as activate
+from ._download import download as _downloaded
 from ._engine import explain as explain
 from .audio import load_audio as load_audio
 from .audio import log_mel_spectrogram as log_mel_spectrogram
@@ -69,8 +69,6 @@ _ALIGNMENT_HEADS = {
     "large-v3-turbo": b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
     "turbo": b"ABzY8j^C+e0{>%RARaKHP%t(lGR*)0g!tONPyhe`",
 }
-
-_DOWNLOAD_CHUNK = 1 << 16
 
 
 def available_models() -> list[str]:
@@ -130,56 +128,9 @@ def _read_file(path: str) -> bytes:
         return file.read()
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _download(url: str, root: str, in_memory: bool) -> bytes | str:
-    """The checkpoint of `url` in folder `root`, fetched unless a file with the right checksum is there.
+    """The checkpoint of `url` in folder `root`: its path, or its bytes if `in_memory`.
 
-    Returns the file's path, or its bytes if `in_memory`. Until the checksum is known to be right the
-    data stay in a temporary file, so that the final name never holds half a model.
+    It is fetched unless a file with the right checksum, the last folder of `url`, is there.
     """
-    os.makedirs(root, exist_ok=True)
-    expected_sha256 = url.split("/")[-2]
-    target = os.path.join(root, os.path.basename(url))
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise RuntimeError(f"{target} exists and is not a regular file")
-    if os.path.isfile(target):
-        if _sha256(target) == expected_sha256:
-            return _read_file(target) if in_memory else target
-        warnings.warn(
-            f"{target} exists, but the SHA256 checksum does not match; re-downloading the file",
-            stacklevel=1,
-        )
-    partial = f"{target}.{uuid.uuid4().hex}.part"
-    try:
-        if _fetch(url, partial) != expected_sha256:
-            raise RuntimeError(
-                "Model has been downloaded but the SHA256 checksum does not not match. "
-                "Please retry loading the model."
-            )
-        os.replace(partial, target)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-    return _read_file(target) if in_memory else target
-
-
-def _fetch(url: str, path: str) -> str:
-    """Download `url` into the new file `path` under a progress bar; returns the SHA256 of the data."""
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(url) as source, open(path, "xb") as output:
-        length = source.info().get("Content-Length")
-        with tqdm(
-            total=int(length) if length else None, ncols=80, unit="iB", unit_scale=True, unit_divisor=1024
-        ) as bar:
-            while chunk := source.read(_DOWNLOAD_CHUNK):
-                output.write(chunk)
-                digest.update(chunk)
-                bar.update(len(chunk))
-    return digest.hexdigest()
+    return _downloaded(url, root, in_memory, bar=tqdm)
