@@ -90,7 +90,7 @@ def requirements() -> list[str]:
         torch = "torch==" + importlib.metadata.version("torch").split("+")[0]
     except importlib.metadata.PackageNotFoundError:
         torch = "torch>=2.11,<2.15"
-    return [torch, "more-itertools", "numpy", "regex", "tiktoken", "tqdm"]
+    return [torch, "more-itertools", "numpy", "regex", "safetensors", "tiktoken", "tqdm"]
 
 
 setup(

@@ -16,10 +16,11 @@ import torch
 from tqdm import tqdm
 
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
-from . import _bundled, _checkpoint
+from . import _bundled, _checkpoint, _hub, _hugging_face
 from ._compat import activate as activate
 from ._download import download as _downloaded
 from ._engine import explain as explain
+from ._save import save_model as save_model
 from .audio import load_audio as load_audio
 from .audio import log_mel_spectrogram as log_mel_spectrogram
 from .audio import pad_or_trim as pad_or_trim
@@ -82,40 +83,48 @@ def load_model(
     download_root: str | None = None,
     in_memory: bool = False,
 ) -> Whisper:
-    """Load a model by its official name, from a checkpoint file, or the bundled one (`demo`).
+    """Load a model by its official name, from files of several kinds, or the bundled one (`demo`).
 
     Source: whisper/__init__.py.
 
-    name: one of available_models(), "demo", or the path of a checkpoint {"dims", "model_state_dict"}.
-        A known name wins over a file of that name.
+    name: one of available_models(); "demo"; the path of a checkpoint {"dims", "model_state_dict"} or of a
+        .safetensors file; a folder that transformers can load; "owner/model" on the Hugging Face Hub (needs
+        huggingface_hub). A known name wins over a file of that name.
     device: where the model goes; default cuda where there is one, else cpu.
-    download_root: folder of downloaded checkpoints; default $XDG_CACHE_HOME/whisper or ~/.cache/whisper.
+    download_root: folder of downloaded checkpoints; default $XDG_CACHE_HOME/whisper or ~/.cache/whisper, for
+        models of the Hub their own cache.
     in_memory: read the whole checkpoint into memory before it is parsed.
 
-    Returns the model with float32 parameters that require gradients, in training mode. A checkpoint
-    loaded by path gets the default alignment heads (upper half of the decoder), an official name its own.
+    Returns the model with float32 parameters that require gradients, in training mode. The alignment heads
+    are the model's own where its name or its files tell them, else the upper half of the decoder.
     Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
-    is not a sound Whisper checkpoint.
+    is not a sound Whisper checkpoint; URLError where a download fails.
     """
     name = os.fspath(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.empty(0, device=device)  # a device that is not there fails here, not after the download
+    return _checkpoint.build(_read(name, download_root, in_memory), name, device)
+
+
+def _read(name: str, download_root: str | None, in_memory: bool) -> _checkpoint.Checkpoint:
     if name == "demo":
-        return _checkpoint.build(_bundled.load("demo"), name, device)
+        bundled = _bundled.load(name)
+        return _checkpoint.Checkpoint(bundled["dims"], bundled["model_state_dict"])
     if name in _MODELS:
         source = _download(_MODELS[name], download_root or _default_root(), in_memory)
-    elif os.path.isfile(name):
-        source = _read_file(name) if in_memory else name
-    elif os.path.isdir(name):
-        raise RuntimeError(f"Model {name} cannot be loaded: it is a directory, expected a checkpoint file")
-    else:
-        raise RuntimeError(f"Model {name} not found; available models = {available_models()}")
-    checkpoint = _checkpoint.read(source, name)
-    del source
-    model = _checkpoint.build(checkpoint, name, device)
-    if name in _ALIGNMENT_HEADS:
-        model.set_alignment_heads(_ALIGNMENT_HEADS[name])
-    return model
+        checkpoint = _checkpoint.read(source, name)
+        checkpoint.dump = _ALIGNMENT_HEADS.get(name)
+        return checkpoint
+    if os.path.isfile(name):
+        if name.endswith(".safetensors") or _hugging_face.is_safetensors(name):
+            return _hugging_face.read_safetensors(name, name, in_memory)
+        return _checkpoint.read(_read_file(name) if in_memory else name, name)
+    if os.path.isdir(name):
+        return _hugging_face.read_folder(name, name, in_memory)
+    unknown = f"Model {name} not found; available models = {available_models()}"
+    if not _hub.is_id(name):
+        raise RuntimeError(unknown)
+    return _hugging_face.read_folder(_hub.folder(name, download_root, unknown), name, in_memory)
 
 
 def _default_root() -> str:

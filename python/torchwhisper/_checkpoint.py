@@ -1,14 +1,16 @@
-"""Reads Whisper checkpoints ({"dims", "model_state_dict"}) and builds models from them.
+"""Reads Whisper checkpoints and builds models from them.
 
 Everything is checked before memory is allocated for the model, so that a corrupt or foreign file ends
-in one sentence.
+in one sentence. `_hugging_face` reads the other layout of the same tensors.
 """
 
 import dataclasses
 import io
 import os
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +23,52 @@ from .model import ModelDimensions, Whisper
 _LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 20, "n_text_ctx": 1 << 20}
 _LIMITS |= {"n_audio_layer": 1 << 10, "n_text_layer": 1 << 10}
 _DEFAULT_LIMIT = 1 << 16
+# Floating-point weights compress by less than two; torch itself does not compress at all.
+_GREATEST_COMPRESSION = 8
 
 
-def read(source: str | bytes, name: str) -> dict[str, Any]:
-    """Unpickle a checkpoint (tensors and plain values only) into host memory.
+@dataclasses.dataclass
+class Checkpoint:
+    """What a file holds, unchecked: sizes and tensors.
+
+    state: tensors under the file's names. key: gives the file's name of a tensor for ours.
+    heads: the [layer, head] pairs of the alignment heads. dump: they, as `set_alignment_heads` takes them.
+    """
+
+    dims: dict[str, Any]
+    state: dict[str, Any]
+    heads: Any = None
+    dump: bytes | None = None
+    key: Callable[[str], str] = str
+
+
+def read(source: str | bytes, name: str) -> Checkpoint:
+    """The content of an OpenAI checkpoint, with its tensors in host memory.
 
     source: the path of the file, or its content. name: what the caller asked for, for the messages.
     Raises RuntimeError if it is not a checkpoint {"dims": dict, "model_state_dict": dict}.
     """
-    if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) == 0:
-        raise RuntimeError(f"Model {name} cannot be loaded: the file is empty")
+    content = unpickle(source, name)
+    for key in ("dims", "model_state_dict"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+            hint = ""
+            if isinstance(content, dict) and any("embed_positions" in str(name) for name in content):
+                hint = "; its tensors have Hugging Face names: give the folder that holds it and config.json"
+            raise RuntimeError(
+                f"Model {name} is not a Whisper checkpoint: it has no dictionary {key!r}{hint}"
+            )
+    return Checkpoint(content["dims"], content["model_state_dict"], content.get("alignment_heads"))
+
+
+def unpickle(source: str | bytes, name: str) -> Any:
+    """What torch.save() has written: tensors, in host memory, and plain values only.
+
+    Raises RuntimeError for everything else.
+    """
+    _check_archive(source, name)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        checkpoint: Any = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch.load lets many types of exceptions out
@@ -42,26 +77,71 @@ def read(source: str | bytes, name: str) -> dict[str, Any]:
         else:
             reason = "the file is corrupt or not a PyTorch checkpoint"
         raise RuntimeError(f"Model {name} cannot be loaded: {reason}") from error
-    for key in ("dims", "model_state_dict"):
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
-            raise RuntimeError(f"Model {name} is not a Whisper checkpoint: it has no dictionary {key!r}")
-    return cast(dict[str, Any], checkpoint)
 
 
-def build(checkpoint: dict[str, Any], name: str, device: torch.device) -> Whisper:
+def _check_archive(source: str | bytes, name: str) -> None:
+    """Refuses what would fill the memory, and what can be told from its first bytes."""
+    reason = ""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        head = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        if not head:
+            reason = "the file is empty"
+        elif head in (b"lmgg", b"ggml", b"GGUF"):
+            reason = "it is a ggml file of whisper.cpp, expected a PyTorch checkpoint"
+        elif zipfile.is_zipfile(file):
+            try:
+                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+            except Exception:
+                unpacked = 0  # torch will say what is wrong
+            if unpacked > _GREATEST_COMPRESSION * size:
+                reason = f"its {size:,} bytes would unpack to {unpacked:,}"
+    if reason:
+        raise RuntimeError(f"Model {name} cannot be loaded: {reason}")
+
+
+def build(checkpoint: Checkpoint, name: str, device: torch.device) -> Whisper:
     """The model of a checkpoint, with float32 parameters on `device`; empties the checkpoint.
 
     Raises RuntimeError if the dims are impossible or the tensors do not fit them.
     """
-    dims = _checked_dims(checkpoint["dims"], name)
-    state: dict[str, Tensor] = checkpoint["model_state_dict"]
-    _check_tensors(state, _shapes(dims), name)
+    dims = _checked_dims(checkpoint.dims, name)
+    shapes = {checkpoint.key(key): shape for key, shape in tensor_shapes(dims).items()}
+    check_tensors(checkpoint.state, shapes, name)
     with _SkipInit():
         model = Whisper(dims)
     with torch.no_grad():
         for key, parameter in model.state_dict().items():
-            parameter.copy_(state.pop(key))
+            parameter.copy_(checkpoint.state.pop(checkpoint.key(key)))
+    if checkpoint.dump is not None:
+        model.set_alignment_heads(checkpoint.dump)
+    elif checkpoint.heads is not None:
+        _set_heads(model, checkpoint.heads, name)
     return model.to(device)
+
+
+def _set_heads(model: Whisper, heads: Any, name: str) -> None:
+    chosen = torch.zeros(model.dims.n_text_layer, model.dims.n_text_head, dtype=torch.bool)
+    if not isinstance(heads, list) or not all(_is_index(pair, chosen.shape) for pair in heads):
+        warnings.warn(
+            f"the alignment_heads of {name} are not pairs of a layer and a head of this model; "
+            "word times will use the upper half of the decoder",
+            stacklevel=4,
+        )
+        return
+    if not heads:
+        return
+    for pair in heads:
+        chosen[tuple(pair)] = True
+    model.register_buffer("alignment_heads", chosen.to_sparse(), persistent=False)
+
+
+def _is_index(pair: Any, shape: tuple[int, ...]) -> bool:
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == len(shape)
+        and all(type(i) is int and 0 <= i < size for i, size in zip(pair, shape, strict=True))
+    )
 
 
 def _checked_dims(given: dict[str, Any], name: str) -> ModelDimensions:
@@ -90,7 +170,7 @@ def _misfits(dims: ModelDimensions) -> Iterator[str]:
         yield f"n_audio_state is {dims.n_audio_state}, expected n_text_state = {dims.n_text_state}"
 
 
-def _check_tensors(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], name: str) -> None:
+def check_tensors(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], name: str) -> None:
     _refuse(f"Model {name} lacks", [key for key in shapes if key not in state])
     _refuse(f"Model {name} has unexpected entries:", [str(key) for key in state if key not in shapes])
     for key, shape in shapes.items():
@@ -116,7 +196,7 @@ def _tensor_problem(value: Any, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:
     """Key and shape of everything in the state_dict of a model with these dims."""
     sizes = vars(dims)
     audio = {name: size for name, size in sizes.items() if name == "n_mels" or "audio" in name}

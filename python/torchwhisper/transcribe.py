@@ -561,9 +561,9 @@ _WORD_OPTIONS = ("highlight_words", "max_line_count", "max_line_width", "max_wor
 
 
 def _model_name(name: str) -> str:
-    from . import available_models
+    from . import _hub, available_models
 
-    if name in (*available_models(), "demo") or os.path.exists(name):
+    if name in (*available_models(), "demo") or os.path.exists(name) or _hub.is_id(name):
         return name
     known = ", ".join(available_models())
     raise argparse.ArgumentTypeError(f"{name!r} is neither demo, nor one of {known}, nor a file")

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -135,6 +136,19 @@ class TestCheckpointFiles:
         )
         assert second.encoder.positional_embedding.any()
 
+    @pytest.mark.parametrize("heads", [[[0, 1], [3, 5]], None, [], [[4, 0]], torch.ones(4, 6), b"?", "all"])
+    def test_alignment_heads_in_the_file(self, checkpoint, path, heads):
+        save({**checkpoint, "alignment_heads": heads}, path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = torchwhisper.load_model(path)
+        good = heads == [[0, 1], [3, 5]] if isinstance(heads, list) else False
+        default = [[i, j] for i in (2, 3) for j in range(6)]
+        assert model.alignment_heads.indices().T.tolist() == (heads if good else default)
+        said = any("are not pairs of a layer and a head" in str(warning.message) for warning in caught)
+        absent = heads is None or (isinstance(heads, list) and not heads)
+        assert said == (not good and not absent)
+
     def test_does_not_touch_the_random_state(self, checkpoint, path):
         save(checkpoint, path)
         torch.manual_seed(7)
@@ -218,6 +232,19 @@ class TestBadFiles:
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("notes.txt", "hello")
         self.refuses(path, "corrupt or not a PyTorch checkpoint")
+
+    def test_what_would_fill_the_memory(self, checkpoint, path, tmp_path):
+        checkpoint["model_state_dict"]["zeros"] = torch.zeros(1 << 20)
+        save(checkpoint, path)
+        packed = str(tmp_path / "packed.pt")
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+            for entry in source.infolist():
+                target.writestr(entry.filename, source.read(entry))
+        self.refuses(packed, r"its .* bytes would unpack to 4,")
+
+    def test_a_file_of_whisper_cpp(self, path):
+        Path(path).write_bytes(b"lmgg" + bytes(400))
+        self.refuses(path, r"ggml file of whisper\.cpp")
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_is_never_run(self, checkpoint, path, tmp_path, monkeypatch):
