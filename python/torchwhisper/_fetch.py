@@ -45,7 +45,9 @@ class _Interrupted(Exception):
     """A connection that failed. `again`: whether another try may help; `wait`: the server's wish, in s."""
 
     def __init__(self, cause: BaseException, again: bool = True, wait: float = 0.0) -> None:
-        super().__init__(str(cause) or type(cause).__name__)
+        plain = isinstance(cause, urllib.error.URLError) and not isinstance(cause, urllib.error.HTTPError)
+        said = str(cause.reason if plain else cause)  # type: ignore[attr-defined]
+        super().__init__(said or type(cause).__name__)
         self.cause, self.again, self.wait = cause, again, wait
 
 
