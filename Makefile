@@ -122,7 +122,7 @@ lint: $(dev_stamp)  ## ruff, mypy, clang-format, clang-tidy
 tidy: $(tidy_stamps)
 
 $(build)/tidy/compile_commands.json: CMakeLists.txt csrc/CMakeLists.txt $(wildcard csrc/cmake/*) | $(dev_stamp)
-	@cmake -S . -B $(build)/tidy -G Ninja -DTORCHWHISPER_PCH=OFF -DPython_EXECUTABLE=$(python) >/dev/null
+	@cmake -S . -B $(build)/tidy -G Ninja -DTORCHWHISPER_PCH=OFF -DTORCHWHISPER_OPENMP=OFF -DPython_EXECUTABLE=$(python) >/dev/null
 	@touch $@
 
 $(build)/tidy/%.ok: %.cpp .clang-tidy $(headers) $(build)/tidy/compile_commands.json

@@ -50,16 +50,16 @@ void bind_decoding(py::module_& m) {
       .def_readonly("no_speech_prob", &DecodingResult::no_speech_prob);
 
   m.def("decode",
-        torch::wrap_pybind_function_no_gil([](const model::Whisper& whisper, const at::Tensor& features,
+        torch::wrap_pybind_function_no_gil([](const model::Whisper& whisper, const model::AudioMemory& memory,
                                               const std::vector<decoding::Sequence>& initial_tokens,
                                               const DecodingOptions& options, PyControl& control) {
-          return decoding::decode(whisper, features, initial_tokens, options, control);
+          return decoding::decode(whisper, memory, initial_tokens, options, control);
         }),
-        py::arg("model"), py::arg("audio_features"), py::arg("initial_tokens"), py::arg("options"),
+        py::arg("model"), py::arg("memory"), py::arg("initial_tokens"), py::arg("options"),
         py::arg("control"), R"pbdoc(
 Decodes windows of 30 seconds.
 
-audio_features: [n_audio, frame, n_state], initial_tokens: one list of token ids per recording, all of one length.
+memory: remember() of the windows, initial_tokens: one list of token ids per recording, all of one length.
 Returns the best candidate of every recording.
 )pbdoc");
 }

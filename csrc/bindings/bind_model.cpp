@@ -111,6 +111,13 @@ dims: ModelDimensions as a dict. tensors: the whole state_dict.
                  return self->logits(tokens, features);
                }),
            py::arg("tokens"), py::arg("audio_features"))
+      .def("remember",
+           torch::wrap_pybind_function_no_gil([](model::Whisper& self, const at::Tensor& features) {
+             const at::NoGradGuard no_grad;
+             return self->decoder->remember(features);
+           }),
+           py::arg("audio_features"),
+           "Keys and values of features [n_audio, frame, n_state], for decode() and cross_attention().")
       .def(
           "prepare",
           [](model::Whisper& self, const py::object& dtype) {
@@ -127,22 +134,23 @@ dims: ModelDimensions as a dict. tensors: the whole state_dict.
 }  // namespace
 
 void bind_model(py::module_& m) {
+  py::class_<model::AudioMemory>(m, "AudioMemory", "What the decoder keeps of a batch of windows.");
   bind_encoder(m);
   bind_decoder(m);
   bind_whisper(m);
   m.def("cross_attention",
         torch::wrap_pybind_function_no_gil(
-            [](model::Whisper& whisper, const at::Tensor& tokens, const at::Tensor& features,
+            [](model::Whisper& whisper, const at::Tensor& tokens, const model::AudioMemory& memory,
                const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, PyControl& control) {
               const at::NoGradGuard no_grad;
-              auto aligned = whisper->decoder->forward_with_scores(tokens, features, heads, control);
+              auto aligned = whisper->decoder->forward_with_scores(tokens, memory, heads, control);
               return std::make_pair(aligned.logits, aligned.scores);
             }),
-        py::arg("model"), py::arg("tokens"), py::arg("audio_features"), py::arg("heads"), py::arg("control"),
+        py::arg("model"), py::arg("tokens"), py::arg("memory"), py::arg("heads"), py::arg("control"),
         R"pbdoc(
 Runs the decoder over one whole sequence with explicit attention.
 
-tokens: [1, time] int64, audio_features: [1, frame, n_state], heads: pairs (layer, head).
+tokens: [1, time] int64, memory: remember() of one window, heads: pairs (layer, head).
 Returns (logits [time, n_vocab], cross-attention before the softmax [heads, time, frame]).
 )pbdoc");
 }

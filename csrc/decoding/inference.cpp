@@ -6,11 +6,14 @@
 
 namespace torchwhisper::decoding {
 
-Inference::Inference(model::Whisper whisper, const at::Tensor& features)
-    : whisper_(std::move(whisper)), device_(features.device()), state_(whisper_->decoder->start(features)) {}
+Inference::Inference(model::Whisper whisper, const model::AudioMemory& memory, bool drafts)
+    : whisper_(std::move(whisper)),
+      memory_(memory),
+      drafts_(drafts),
+      state_(whisper_->decoder->start(memory)) {}
 
 at::Tensor Inference::to_tensor(const std::vector<std::int64_t>& tokens, std::int64_t rows) const {
-  return at::tensor(tokens, at::kLong).view({rows, -1}).to(device_);
+  return at::tensor(tokens, at::kLong).view({rows, -1}).to(whisper_->decoder->token_embedding.device());
 }
 
 Inference::Prefill Inference::prefill(const std::vector<Sequence>& initial_tokens, std::int64_t sot_index) {
@@ -18,8 +21,8 @@ Inference::Prefill Inference::prefill(const std::vector<Sequence>& initial_token
   for (const Sequence& sequence : initial_tokens) {
     flat.insert(flat.end(), sequence.begin(), sequence.end());
   }
-  const at::Tensor hidden =
-      whisper_->decoder->advance(to_tensor(flat, static_cast<std::int64_t>(initial_tokens.size())), state_);
+  const auto n_sequence = static_cast<std::int64_t>(initial_tokens.size());
+  const at::Tensor hidden = whisper_->decoder->advance(to_tensor(flat, n_sequence), memory_, state_);
   // Only two positions are ever looked at; the vocabulary is the largest product of all.
   const at::Tensor last = hidden.select(1, hidden.size(1) - 1);
   const at::Tensor at_sot = hidden.select(1, sot_index);
@@ -41,7 +44,16 @@ at::Tensor Inference::step(const std::vector<Sequence>& sequences) {
     last.push_back(sequence.back());
   }
   const at::Tensor tokens = to_tensor(last, static_cast<std::int64_t>(last.size()));
-  return whisper_->decoder->project(whisper_->decoder->advance(tokens, state_).select(1, 0));
+  hidden_ = whisper_->decoder->advance(tokens, memory_, state_).select(1, 0);
+  const auto* head = whisper_->decoder->prepared_head(hidden_);
+  return drafts_ && head != nullptr ? head->draft(hidden_) : whisper_->decoder->project(hidden_);
+}
+
+void Inference::refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin) const {
+  const auto* head = hidden_.defined() ? whisper_->decoder->prepared_head(hidden_) : nullptr;
+  if (drafts_ && head != nullptr) {
+    head->refine(logits, hidden_, {best, timestamp_begin});
+  }
 }
 
 void Inference::reorder(const std::vector<std::int64_t>& sources) { state_.reorder(sources); }

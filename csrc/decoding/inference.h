@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "csrc/common/api.h"
@@ -15,8 +14,9 @@ namespace torchwhisper::decoding {
 /// Runs the text decoder token by token with a static KV cache (whisper/decoding.py, PyTorchInference).
 class TORCHWHISPER_API Inference {
  public:
-  /// features: [n_audio, frame, n_state].
-  Inference(model::Whisper whisper, const at::Tensor& features);
+  /// `drafts`: step() may give approximate logits, which refine() makes exact where they matter; for
+  /// searches that look at the best ones only.
+  Inference(model::Whisper whisper, const model::AudioMemory& memory, bool drafts);
 
   struct Prefill {
     at::Tensor last;    // [n_audio, n_vocab] float32: logits after the last initial token
@@ -32,6 +32,10 @@ class TORCHWHISPER_API Inference {
   /// Runs the last token of every sequence: logits [sequence, n_vocab] float32.
   at::Tensor step(const std::vector<Sequence>& sequences);
 
+  /// Makes the `best` largest of each row of step()'s logits exact, some of which may have been set to -inf
+  /// since, and those from `timestamp_begin` on (-1: none) where their sum may count. See VocabularyHead.
+  void refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin) const;
+
   /// Sequence i continues what was sequence sources[i].
   void reorder(const std::vector<std::int64_t>& sources);
 
@@ -39,8 +43,10 @@ class TORCHWHISPER_API Inference {
   at::Tensor to_tensor(const std::vector<std::int64_t>& tokens, std::int64_t rows) const;
 
   model::Whisper whisper_;
-  at::Device device_;
+  const model::AudioMemory& memory_;
+  bool drafts_;
   model::DecoderState state_;
+  at::Tensor hidden_;  // [sequence, n_state], what step()'s logits were made of
 };
 
 }  // namespace torchwhisper::decoding

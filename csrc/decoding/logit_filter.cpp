@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "csrc/kernels/table.h"
+
 namespace torchwhisper::decoding {
 namespace {
 
@@ -14,6 +16,26 @@ void forbid(const at::Tensor& logits, std::int64_t begin, std::int64_t end) {
   if (begin < end) {
     logits.slice(-1, begin, end).fill_(kForbidden);
   }
+}
+
+// Log-probabilities differ from logits by one number per row, which both sides of the comparison share.
+std::vector<bool> timestamps_win(const at::Tensor& logits, std::int64_t begin) {
+  const std::int64_t n_timestamps = logits.size(1) - begin;
+  std::vector<bool> win;
+  if (!logits.is_cpu()) {
+    const at::Tensor together = logits.slice(1, begin).logsumexp(-1);
+    const at::Tensor larger = together.gt(logits.slice(1, 0, begin).amax(-1)).cpu();
+    win.assign(larger.const_data_ptr<bool>(), larger.const_data_ptr<bool>() + larger.numel());
+    return win;
+  }
+  const auto& kernels = kernels::kernels();
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    const float* text = logits.const_data_ptr<float>() + row * logits.stride(0);
+    const float* timestamps = text + begin;
+    const bool any = kernels.maximum(timestamps, n_timestamps) > std::numeric_limits<float>::lowest();
+    win.push_back(any && kernels.log_sum_exp(timestamps, n_timestamps) > kernels.maximum(text, begin));
+  }
+  return win;
 }
 
 bool at_first_token(const std::vector<Sequence>& sequences, std::size_t sample_begin) {
@@ -57,7 +79,6 @@ void ApplyTimestampRules::apply(at::Tensor& logits, const std::vector<Sequence>&
   if (at_first_token(sequences, sample_begin_)) {
     apply_first_timestamp(logits);
   }
-  apply_probability_rule(logits);
 }
 
 void ApplyTimestampRules::apply_pairing(const at::Tensor& row, const Sequence& sequence) const {
@@ -85,29 +106,27 @@ void ApplyTimestampRules::apply_first_timestamp(at::Tensor& logits) const {
   }
 }
 
-void ApplyTimestampRules::apply_probability_rule(at::Tensor& logits) const {
-  // Log-probabilities differ from logits by one number per row, which both sides share.
-  const at::Tensor timestamps = logits.slice(1, timestamp_begin_).logsumexp(-1);
-  const at::Tensor text = logits.slice(1, 0, timestamp_begin_).amax(-1);
-  const at::Tensor timestamps_win = timestamps.gt(text).cpu();
+void TimestampProbability::apply(at::Tensor& logits, const std::vector<Sequence>& /*sequences*/) const {
+  const std::vector<bool> win = timestamps_win(logits, timestamp_begin_);
   for (std::int64_t row = 0; row < logits.size(0); ++row) {
-    if (timestamps_win.const_data_ptr<bool>()[row]) {
+    if (win[static_cast<std::size_t>(row)]) {
       forbid(logits[row], 0, timestamp_begin_);
     }
   }
 }
 
-std::vector<std::unique_ptr<LogitFilter>> make_logit_filters(const DecodingOptions& options,
-                                                             at::Device device) {
-  std::vector<std::unique_ptr<LogitFilter>> filters;
+LogitFilters make_logit_filters(const DecodingOptions& options, at::Device device) {
+  LogitFilters filters;
   if (!options.suppress_blank.empty()) {
-    filters.push_back(std::make_unique<SuppressBlank>(options.suppress_blank, options.sample_begin, device));
+    filters.masks.push_back(
+        std::make_unique<SuppressBlank>(options.suppress_blank, options.sample_begin, device));
   }
   if (!options.suppress_tokens.empty()) {
-    filters.push_back(std::make_unique<SuppressTokens>(options.suppress_tokens, device));
+    filters.masks.push_back(std::make_unique<SuppressTokens>(options.suppress_tokens, device));
   }
   if (options.timestamp_begin >= 0) {
-    filters.push_back(std::make_unique<ApplyTimestampRules>(options));
+    filters.masks.push_back(std::make_unique<ApplyTimestampRules>(options));
+    filters.timestamp_probability = std::make_unique<TimestampProbability>(options.timestamp_begin);
   }
   return filters;
 }

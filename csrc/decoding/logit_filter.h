@@ -41,8 +41,8 @@ class TORCHWHISPER_API SuppressTokens : public LogitFilter {
   at::Tensor tokens_;
 };
 
-/// Timestamps come in pairs, never go back, start the text, and win where they are together more probable
-/// than any single text token.
+/// Timestamps come in pairs, never go back and start the text. With TimestampProbability this is upstream's
+/// ApplyTimestampRules.
 class TORCHWHISPER_API ApplyTimestampRules : public LogitFilter {
  public:
   explicit ApplyTimestampRules(const DecodingOptions& options);
@@ -51,7 +51,6 @@ class TORCHWHISPER_API ApplyTimestampRules : public LogitFilter {
  private:
   void apply_pairing(const at::Tensor& row, const Sequence& sequence) const;
   void apply_first_timestamp(at::Tensor& logits) const;
-  void apply_probability_rule(at::Tensor& logits) const;
 
   std::int64_t timestamp_begin_;
   std::int64_t no_timestamps_;
@@ -60,8 +59,22 @@ class TORCHWHISPER_API ApplyTimestampRules : public LogitFilter {
   std::int64_t max_initial_timestamp_index_;
 };
 
-/// The filters that the options ask for, in upstream's order.
-TORCHWHISPER_API std::vector<std::unique_ptr<LogitFilter>> make_logit_filters(const DecodingOptions& options,
-                                                                              at::Device device);
+/// Forbids text where the timestamps are together more probable than any single text token.
+class TORCHWHISPER_API TimestampProbability : public LogitFilter {
+ public:
+  explicit TimestampProbability(std::int64_t timestamp_begin) : timestamp_begin_(timestamp_begin) {}
+  void apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const override;
+
+ private:
+  std::int64_t timestamp_begin_;
+};
+
+/// The filters that the options ask for, in upstream's order: those that forbid tokens whatever their logits,
+/// and the last one, which compares logits.
+struct LogitFilters {
+  std::vector<std::unique_ptr<LogitFilter>> masks;
+  std::unique_ptr<LogitFilter> timestamp_probability;  // or null
+};
+TORCHWHISPER_API LogitFilters make_logit_filters(const DecodingOptions& options, at::Device device);
 
 }  // namespace torchwhisper::decoding

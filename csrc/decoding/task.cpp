@@ -12,12 +12,11 @@
 namespace torchwhisper::decoding {
 namespace {
 
-void check_request(const at::Tensor& features, const std::vector<Sequence>& initial_tokens,
+void check_request(const model::AudioMemory& memory, const std::vector<Sequence>& initial_tokens,
                    const DecodingOptions& options) {
-  TORCH_CHECK_VALUE(
-      features.dim() == 3 && features.size(0) == static_cast<std::int64_t>(initial_tokens.size()), "got ",
-      initial_tokens.size(), " sequences of initial tokens for audio features of shape ", features.sizes(),
-      ", expected one per recording");
+  TORCH_CHECK_VALUE(memory.n_audio() == static_cast<std::int64_t>(initial_tokens.size()), "got ",
+                    initial_tokens.size(), " sequences of initial tokens for ", memory.n_audio(),
+                    " recordings, expected one per recording");
   for (const Sequence& sequence : initial_tokens) {
     TORCH_CHECK_VALUE(static_cast<std::int64_t>(sequence.size()) == options.sample_begin,
                       "a sequence of initial tokens has ", sequence.size(), " tokens, expected ",
@@ -72,19 +71,20 @@ void select_best(const std::vector<std::vector<Candidate>>& candidates, const De
 
 }  // namespace
 
-std::vector<DecodingResult> decode(const model::Whisper& whisper, const at::Tensor& features,
+std::vector<DecodingResult> decode(const model::Whisper& whisper, const model::AudioMemory& memory,
                                    const std::vector<Sequence>& initial_tokens,
                                    const DecodingOptions& options, common::Control& control) {
-  check_request(features, initial_tokens, options);
+  check_request(memory, initial_tokens, options);
   const at::NoGradGuard no_grad;
   std::vector<DecodingResult> results(initial_tokens.size());
   if (results.empty()) {
     return results;
   }
-  const auto filters = make_logit_filters(options, features.device());
+  const auto filters = make_logit_filters(options, whisper->decoder->token_embedding.device());
   const auto token_decoder = make_token_decoder(options, initial_tokens.size());
+  const std::int64_t looks_at = token_decoder->looks_at();
 
-  Inference inference(whisper, features);
+  Inference inference(whisper, memory, /*drafts=*/looks_at > 0);
   const Inference::Prefill prefill = inference.prefill(initial_tokens, options.sot_index);
   if (options.no_speech >= 0) {
     read_no_speech_probs(prefill.at_sot, options.no_speech, results);
@@ -93,8 +93,12 @@ std::vector<DecodingResult> decode(const model::Whisper& whisper, const at::Tens
   std::vector<Sequence> sequences = repeat(initial_tokens, options.n_group);
   at::Tensor logits = prefill.last.repeat_interleave(options.n_group, 0);
   for (std::int64_t i = 1;; ++i) {
-    for (const auto& filter : filters) {
-      filter->apply(logits, sequences);
+    for (const auto& mask : filters.masks) {
+      mask->apply(logits, sequences);
+    }
+    inference.refine(logits, looks_at, options.timestamp_begin);
+    if (filters.timestamp_probability) {
+      filters.timestamp_probability->apply(logits, sequences);
     }
     const TokenDecoder::Update update = token_decoder->update(logits, sequences);
     control.step(common::Stage::kDecode, i);

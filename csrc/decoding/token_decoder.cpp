@@ -4,14 +4,56 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <utility>
+
+#include "csrc/kernels/select.h"
+#include "csrc/kernels/table.h"
 
 namespace torchwhisper::decoding {
 namespace {
 
 bool ended(const Sequence& sequence, std::int64_t eot) { return sequence.back() == eot; }
+
+std::vector<BestTokens> best_tokens_by_torch(const at::Tensor& logits, std::int64_t count) {
+  const auto [values, indices] = at::log_softmax(logits, -1).topk(count);
+  const at::Tensor logprobs = values.cpu();
+  const at::Tensor tokens = indices.cpu();
+  std::vector<BestTokens> best;
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    const std::int64_t* first_token = tokens.const_data_ptr<std::int64_t>() + row * count;
+    const float* first_logprob = logprobs.const_data_ptr<float>() + row * count;
+    best.push_back({{first_token, first_token + count}, {first_logprob, first_logprob + count}});
+  }
+  return best;
+}
+
+// The same, without a copy of all logits.
+std::vector<BestTokens> best_tokens(const at::Tensor& logits, std::int64_t count) {
+  if (!logits.is_cpu()) {
+    return best_tokens_by_torch(logits, count);
+  }
+  const std::int64_t n_vocab = logits.size(1);
+  std::vector<BestTokens> best;
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    const float* values = logits.const_data_ptr<float>() + row * logits.stride(0);
+    const auto ranked = kernels::largest(values, n_vocab, count);
+    if (static_cast<std::int64_t>(ranked.size()) < count ||
+        ranked.front().value < std::numeric_limits<float>::lowest()) {
+      return best_tokens_by_torch(logits, count);  // not a number, or everything forbidden
+    }
+    const float total = kernels::kernels().log_sum_exp(values, n_vocab);
+    BestTokens of_row;
+    for (const kernels::Ranked& entry : ranked) {
+      of_row.tokens.push_back(entry.index);
+      of_row.logprobs.push_back(entry.value - total);
+    }
+    best.push_back(std::move(of_row));
+  }
+  return best;
+}
 
 // Replaces the score of a candidate that is there already, as assignment to a Python dict does.
 void assign(std::vector<Candidate>& candidates, Candidate candidate) {
@@ -29,26 +71,35 @@ void assign(std::vector<Candidate>& candidates, Candidate candidate) {
 GreedyDecoder::GreedyDecoder(double temperature, std::int64_t eot, std::size_t n_sequence)
     : temperature_(temperature), eot_(eot), sum_logprobs_(n_sequence, 0.0F) {}
 
-at::Tensor GreedyDecoder::choose(const at::Tensor& logits) const {
-  if (temperature_ == 0.0) {
-    return logits.argmax(-1);
-  }
-  // torch.distributions.Categorical(logits=logits / temperature).sample(), operation by operation.
+// torch.distributions.Categorical(logits=logits / temperature).sample(), operation by operation.
+at::Tensor GreedyDecoder::sample(const at::Tensor& logits) const {
   const at::Tensor scaled = logits / temperature_;
   const at::Tensor normalized = scaled - scaled.logsumexp(-1, /*keepdim=*/true);
-  return at::multinomial(at::softmax(normalized, -1), 1, /*replacement=*/true).squeeze(1);
+  return at::multinomial(at::softmax(normalized, -1), 1, /*replacement=*/true);
+}
+
+std::vector<BestTokens> GreedyDecoder::choose(const at::Tensor& logits) const {
+  if (temperature_ == 0.0) {
+    return best_tokens(logits, 1);
+  }
+  const at::Tensor sampled = sample(logits);
+  const at::Tensor logprobs = at::log_softmax(logits, -1).gather(1, sampled).cpu();
+  const at::Tensor tokens = sampled.cpu();
+  std::vector<BestTokens> chosen;
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    chosen.push_back({{tokens.const_data_ptr<std::int64_t>()[row]}, {logprobs.const_data_ptr<float>()[row]}});
+  }
+  return chosen;
 }
 
 TokenDecoder::Update GreedyDecoder::update(const at::Tensor& logits, std::vector<Sequence>& sequences) {
-  const at::Tensor chosen = choose(logits);
-  const at::Tensor logprobs = at::log_softmax(logits, -1).gather(1, chosen.unsqueeze(1)).squeeze(1).cpu();
-  const at::Tensor tokens = chosen.cpu();
+  const std::vector<BestTokens> chosen = choose(logits);
   Update result{true, {}};
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     std::int64_t token = eot_;
     if (!ended(sequences[i], eot_)) {
-      token = tokens.const_data_ptr<std::int64_t>()[i];
-      sum_logprobs_[i] += logprobs.const_data_ptr<float>()[i];
+      token = chosen[i].tokens.front();
+      sum_logprobs_[i] += chosen[i].logprobs.front();
     }
     sequences[i].push_back(token);
     result.completed = result.completed && token == eot_;
@@ -82,17 +133,16 @@ BeamSearchDecoder::BeamSearchDecoder(std::int64_t beam_size, double patience, st
 // All continuations of one recording's beams, best first. Beams that are alike (all of them at the first
 // step) give each continuation once.
 std::vector<BeamSearchDecoder::Extension> BeamSearchDecoder::ranked_extensions(
-    std::int64_t audio, const float* logprobs, const std::int64_t* tokens,
-    const std::vector<Sequence>& sequences) const {
+    std::int64_t audio, const std::vector<BestTokens>& best, const std::vector<Sequence>& sequences) const {
   std::vector<Extension> extensions;
   std::map<std::pair<Sequence, std::int64_t>, std::size_t> known;
-  const std::int64_t per_beam = beam_size_ + 1;
   for (std::int64_t beam = 0; beam < beam_size_; ++beam) {
     const std::int64_t row = audio * beam_size_ + beam;
-    for (std::int64_t k = 0; k < per_beam; ++k) {
-      const std::int64_t token = tokens[row * per_beam + k];
+    const BestTokens& of_beam = best[static_cast<std::size_t>(row)];
+    for (std::size_t k = 0; k < of_beam.tokens.size(); ++k) {
+      const std::int64_t token = of_beam.tokens[k];
       const Extension extension{row, token,
-                                sum_logprobs_[static_cast<std::size_t>(row)] + logprobs[row * per_beam + k]};
+                                sum_logprobs_[static_cast<std::size_t>(row)] + of_beam.logprobs[k]};
       const auto [place, is_new] =
           known.try_emplace({sequences[static_cast<std::size_t>(row)], token}, extensions.size());
       if (is_new) {
@@ -117,18 +167,14 @@ void BeamSearchDecoder::add_finished(std::size_t audio, std::vector<Candidate> f
 }
 
 TokenDecoder::Update BeamSearchDecoder::update(const at::Tensor& logits, std::vector<Sequence>& sequences) {
-  const auto [best_logprobs, best_tokens] = at::log_softmax(logits, -1).topk(beam_size_ + 1);
-  const at::Tensor logprobs = best_logprobs.cpu();
-  const at::Tensor tokens = best_tokens.cpu();
+  const std::vector<BestTokens> best = best_tokens(logits, beam_size_ + 1);
   std::vector<Sequence> continued;
   std::vector<float> sum_logprobs;
   Update result{true, {}};
   for (std::size_t audio = 0; audio < finished_.size(); ++audio) {
     std::vector<Candidate> finished;
     std::int64_t saved = 0;
-    for (const Extension& extension :
-         ranked_extensions(static_cast<std::int64_t>(audio), logprobs.const_data_ptr<float>(),
-                           tokens.const_data_ptr<std::int64_t>(), sequences)) {
+    for (const Extension& extension : ranked_extensions(static_cast<std::int64_t>(audio), best, sequences)) {
       Sequence sequence = sequences[static_cast<std::size_t>(extension.source)];
       sequence.push_back(extension.token);
       if (extension.token == eot_) {

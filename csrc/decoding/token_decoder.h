@@ -17,6 +17,12 @@ struct Candidate {
   double sum_logprob = 0.0;
 };
 
+/// The most probable next tokens of one sequence, best first.
+struct BestTokens {
+  std::vector<std::int64_t> tokens;
+  std::vector<float> logprobs;
+};
+
 /// Chooses the next tokens (whisper/decoding.py, TokenDecoder). One object serves one decode.
 class TORCHWHISPER_API TokenDecoder {
  public:
@@ -27,6 +33,9 @@ class TORCHWHISPER_API TokenDecoder {
     std::vector<std::int64_t>
         sources;  // sequence i continues the old sequence sources[i]; empty: nothing moved
   };
+
+  /// How many of a sequence's largest logits update() looks at, beside the sum of all; 0 for every one.
+  virtual std::int64_t looks_at() const = 0;
 
   /// logits: [sequence, n_vocab] float32 after the filters. Appends one token to every sequence.
   virtual Update update(const at::Tensor& logits, std::vector<Sequence>& sequences) = 0;
@@ -41,12 +50,14 @@ class TORCHWHISPER_API TokenDecoder {
 class TORCHWHISPER_API GreedyDecoder : public TokenDecoder {
  public:
   GreedyDecoder(double temperature, std::int64_t eot, std::size_t n_sequence);
+  std::int64_t looks_at() const override { return temperature_ == 0.0 ? 1 : 0; }
   Update update(const at::Tensor& logits, std::vector<Sequence>& sequences) override;
   std::vector<std::vector<Candidate>> finalize(const std::vector<Sequence>& sequences,
                                                std::int64_t group) override;
 
  private:
-  at::Tensor choose(const at::Tensor& logits) const;
+  std::vector<BestTokens> choose(const at::Tensor& logits) const;
+  at::Tensor sample(const at::Tensor& logits) const;
 
   double temperature_;
   std::int64_t eot_;
@@ -58,6 +69,7 @@ class TORCHWHISPER_API BeamSearchDecoder : public TokenDecoder {
  public:
   /// Throws ValueError where beam_size * patience rounds to nothing.
   BeamSearchDecoder(std::int64_t beam_size, double patience, std::int64_t eot, std::size_t n_audio);
+  std::int64_t looks_at() const override { return beam_size_ + 1; }
   Update update(const at::Tensor& logits, std::vector<Sequence>& sequences) override;
   std::vector<std::vector<Candidate>> finalize(const std::vector<Sequence>& sequences,
                                                std::int64_t group) override;
@@ -69,8 +81,7 @@ class TORCHWHISPER_API BeamSearchDecoder : public TokenDecoder {
     float sum_logprob;
   };
 
-  std::vector<Extension> ranked_extensions(std::int64_t audio, const float* logprobs,
-                                           const std::int64_t* tokens,
+  std::vector<Extension> ranked_extensions(std::int64_t audio, const std::vector<BestTokens>& best,
                                            const std::vector<Sequence>& sequences) const;
   void add_finished(std::size_t audio, std::vector<Candidate> finished);
 

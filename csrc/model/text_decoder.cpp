@@ -67,16 +67,16 @@ at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& 
 }
 
 TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
-    const at::Tensor& tokens, const at::Tensor& features,
+    const at::Tensor& tokens, const AudioMemory& memory,
     const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, common::Control& control) {
-  check_sequences(tokens, features, token_embedding.size(1));
-  TORCH_CHECK_VALUE(tokens.size(0) == 1 && features.size(0) == 1, "alignment takes one sequence, got ",
-                    tokens.size(0), " token sequences and ", features.size(0), " audio features");
+  TORCH_CHECK_VALUE(tokens.dim() == 2 && tokens.size(0) == 1 && memory.n_audio() == 1,
+                    "alignment takes one sequence, got tokens of shape ", tokens.sizes(), " and ",
+                    memory.n_audio(), " audio features");
   const at::Tensor visible = mask.slice(0, 0, tokens.size(1)).slice(1, 0, tokens.size(1));
-  at::Tensor x = embed(tokens, 0, features.scalar_type());
+  at::Tensor x = embed(tokens, 0, memory.dtype);
   std::vector<at::Tensor> layers;  // [head, time, frame] each
-  for (nn::ResidualAttentionBlock& block : blocks) {
-    const auto scored = block->decode_with_scores(x, features, visible);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto scored = blocks[i]->decode_with_scores(x, memory.layers[i], visible);
     x = scored.out;
     layers.push_back(scored.scores[0]);
     control.step(common::Stage::kAlign, static_cast<std::int64_t>(layers.size()));
@@ -93,29 +93,44 @@ TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
   return {project(ln(x))[0], at::stack(scores)};
 }
 
-DecoderState TextDecoderImpl::start(const at::Tensor& features) {
-  DecoderState state;
-  state.dtype = features.scalar_type();
-  const std::int64_t n_ctx = positional_embedding.size(0);
+AudioMemory TextDecoderImpl::remember(const at::Tensor& features) {
+  TORCH_CHECK_VALUE(features.dim() == 3 && features.size(2) == token_embedding.size(1),
+                    "audio features have shape ", features.sizes(), ", expected [batch, frames, ",
+                    token_embedding.size(1), "]");
+  AudioMemory memory{{}, features.scalar_type()};
   for (nn::ResidualAttentionBlock& block : blocks) {
-    state.memory.push_back(block->cross_attn->project_memory(features));
+    memory.layers.push_back(block->cross_attn->remember(features));
+  }
+  return memory;
+}
+
+DecoderState TextDecoderImpl::start(const AudioMemory& memory) {
+  DecoderState state;
+  const std::int64_t n_ctx = positional_embedding.size(0);
+  const at::Tensor like = at::empty({0}, positional_embedding.options().dtype(memory.dtype));
+  for (nn::ResidualAttentionBlock& block : blocks) {
     const std::int64_t n_head = block->attn->n_head;
-    state.caches.emplace_back(features.size(0), n_head, n_ctx, features.size(2) / n_head, features);
+    state.caches.emplace_back(memory.n_audio(), n_head, n_ctx, token_embedding.size(1) / n_head, like);
   }
   return state;
 }
 
-at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, DecoderState& state) {
-  at::Tensor x = embed(tokens, state.length(), state.dtype);
+at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, const AudioMemory& memory,
+                                    DecoderState& state) {
+  at::Tensor x = embed(tokens, state.length(), memory.dtype);
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    x = blocks[i]->decode_cached(x, state.caches[i], state.memory[i]);
+    x = blocks[i]->decode_cached(x, state.caches[i], memory.layers[i]);
   }
   return ln(x);
 }
 
+const nn::VocabularyHead* TextDecoderImpl::prepared_head(const at::Tensor& hidden) const {
+  return head_ && head_->serves(hidden) ? head_.get() : nullptr;
+}
+
 at::Tensor TextDecoderImpl::project(const at::Tensor& hidden) {
-  if (packed_head_ && packed_head_->dtype() == hidden.scalar_type()) {
-    return packed_head_->forward(hidden).to(at::kFloat);
+  if (const nn::VocabularyHead* head = prepared_head(hidden)) {
+    return head->forward(hidden);
   }
   return nn::functional::linear(hidden, token_embedding, /*bias=*/{}).to(at::kFloat);
 }
@@ -124,7 +139,7 @@ void TextDecoderImpl::prepare(at::ScalarType dtype, nn::WeightArena& arena) {
   for (nn::ResidualAttentionBlock& block : blocks) {
     block->prepare(dtype, arena);
   }
-  packed_head_ = std::make_unique<const nn::PackedLinear>(token_embedding, at::Tensor(), dtype, arena);
+  head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, dtype, arena);
 }
 
 }  // namespace torchwhisper::model

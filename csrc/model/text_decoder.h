@@ -14,16 +14,23 @@
 #include "csrc/nn/block.h"
 #include "csrc/nn/kv_cache.h"
 #include "csrc/nn/layers.h"
-#include "csrc/nn/packed_linear.h"
+#include "csrc/nn/vocabulary_head.h"
 #include "csrc/nn/weights.h"
 
 namespace torchwhisper::model {
 
+/// Keys and values of a batch of audio features in every layer. Read-only once made, so that all decodes and
+/// the alignment of one window can share it.
+struct TORCHWHISPER_API AudioMemory {
+  std::vector<nn::KeyValueCache> layers;
+  at::ScalarType dtype;  // of the features
+
+  std::int64_t n_audio() const { return layers.front().rows(); }
+};
+
 /// Everything that decoding keeps between two tokens. Owned by one decode, never shared.
 struct TORCHWHISPER_API DecoderState {
-  std::vector<nn::KeyValue> memory;       // per layer: keys and values of the audio features
   std::vector<nn::KeyValueCache> caches;  // per layer: keys and values of the tokens so far
-  at::ScalarType dtype;                   // of the features
 
   std::int64_t length() const { return caches.front().length(); }
   void reorder(const std::vector<std::int64_t>& sources);
@@ -45,18 +52,25 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   };
 
   /// forward() for one sequence, with explicit attention, keeping the scores of `heads`: pairs (layer, head).
-  Aligned forward_with_scores(const at::Tensor& tokens, const at::Tensor& features,
+  /// No gradients.
+  Aligned forward_with_scores(const at::Tensor& tokens, const AudioMemory& memory,
                               const std::vector<std::pair<std::int64_t, std::int64_t>>& heads,
                               common::Control& control);
 
-  /// The state before the first token of one sequence per recording. features: [n_audio, frame, n_state].
-  DecoderState start(const at::Tensor& features);
+  /// features: [n_audio, frame, n_state]. No gradients, as everything below that takes a memory.
+  AudioMemory remember(const at::Tensor& features);
+
+  /// The state before the first token of one sequence per recording.
+  DecoderState start(const AudioMemory& memory);
 
   /// Runs the next tokens, [row, new] int64, and returns their hidden states [row, new, n_state].
-  at::Tensor advance(const at::Tensor& tokens, DecoderState& state);
+  at::Tensor advance(const at::Tensor& tokens, const AudioMemory& memory, DecoderState& state);
 
   /// hidden: [..., n_state] -> logits [..., n_vocab] float32, through the tied token embedding.
   at::Tensor project(const at::Tensor& hidden);
+
+  /// The prepared head for hidden states of this type, or null.
+  const nn::VocabularyHead* prepared_head(const at::Tensor& hidden) const;
 
   void prepare(at::ScalarType dtype, nn::WeightArena& arena);
 
@@ -69,7 +83,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
  private:
   at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
 
-  std::unique_ptr<const nn::PackedLinear> packed_head_;
+  std::unique_ptr<const nn::VocabularyHead> head_;
 };
 TORCH_MODULE(TextDecoder);
 

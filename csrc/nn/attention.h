@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "csrc/common/api.h"
 #include "csrc/nn/kv_cache.h"
@@ -14,7 +15,6 @@
 namespace torchwhisper::nn {
 
 /// Multi-head attention with upstream's names (whisper/model.py, MultiHeadAttention).
-/// For attention to the audio, callers project the features once with project_memory().
 struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   MultiHeadAttentionImpl(const Weights& given, std::int64_t n_state, std::int64_t n_head);
 
@@ -30,20 +30,21 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   /// are allowed only while the cache is empty, since causal attention counts from the first token.
   at::Tensor cached_self_attention(const at::Tensor& x, KeyValueCache& cache);
 
-  /// Keys and values of the audio features: [batch, frame, n_state] -> [batch, head, frame, dim].
-  KeyValue project_memory(const at::Tensor& features);
+  /// x: [batch * group, time, n_state] attends to the audio features [batch, frame, n_state] of `batch`
+  /// recordings; the rows of one recording are neighbours and share its features.
+  at::Tensor cross_attention(const at::Tensor& x, const at::Tensor& features);
 
-  /// x: [batch * group, time, n_state] attends to the memory of `batch` recordings; the rows of one recording
-  /// are neighbours and share its memory.
-  at::Tensor cross_attention(const at::Tensor& x, const KeyValue& memory);
+  /// Keys and values of the audio features, for callers that attend to them again and again. No gradients.
+  KeyValueCache remember(const at::Tensor& features);
+  at::Tensor cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory);
 
   /// Both kinds of attention spelled out, keeping the scores. `mask`: [time, time] or undefined.
   Scored self_attention_with_scores(const at::Tensor& x, const at::Tensor& mask);
-  Scored cross_attention_with_scores(const at::Tensor& x, const KeyValue& memory);
+  Scored cross_attention_with_scores(const at::Tensor& x, const KeyValueCache& memory);
 
-  /// Derives the weights for inference: the queries, keys and values of self-attention become one product,
-  /// the keys and values of a memory another.
-  void prepare(at::ScalarType dtype, WeightArena& arena, bool attends_to_itself);
+  /// Derives the weights for inference on x of few or many rows: the queries, keys and values of
+  /// self-attention become one product, the keys and values of the audio features another.
+  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena, bool attends_to_itself);
 
   std::int64_t n_head;
   Linear query{nullptr};
@@ -52,13 +53,15 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   Linear out{nullptr};
 
  private:
-  struct Heads {
-    at::Tensor q;  // [batch, head, time, dim]
-    at::Tensor k;
+  struct Projected {
+    at::Tensor q;  // [batch, time, n_state]
+    at::Tensor k;  // [batch, head, time, dim]
     at::Tensor v;
   };
 
-  Heads project_self(const at::Tensor& x);
+  Projected project_self(const at::Tensor& x);
+  std::pair<at::Tensor, at::Tensor> project_features(const at::Tensor& features);
+  at::Tensor split(const at::Tensor& x) const;
 
   std::unique_ptr<const PackedLinear> packed_query_key_value_;
   std::unique_ptr<const PackedLinear> packed_key_value_;

@@ -10,9 +10,9 @@ MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
 
 at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(expand->forward_gelu(x)); }
 
-void MlpImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
-  expand->prepare(dtype, arena);
-  contract->prepare(dtype, arena);
+void MlpImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
+  expand->prepare(dtype, rows, arena);
+  contract->prepare(dtype, rows, arena);
 }
 
 ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const Weights& given, std::int64_t n_state,
@@ -34,33 +34,33 @@ at::Tensor ResidualAttentionBlockImpl::encode(const at::Tensor& input) {
 
 at::Tensor ResidualAttentionBlockImpl::decode(const at::Tensor& input, const at::Tensor& features) {
   at::Tensor x = input + attn->self_attention(attn_ln(input), /*causal=*/true);
-  x = x + cross_attn->cross_attention(cross_attn_ln(x), cross_attn->project_memory(features));
+  x = x + cross_attn->cross_attention(cross_attn_ln(x), features);
   return x + mlp(mlp_ln(x));
 }
 
 at::Tensor ResidualAttentionBlockImpl::decode_cached(const at::Tensor& input, KeyValueCache& cache,
-                                                     const KeyValue& memory) {
+                                                     const KeyValueCache& memory) {
   at::Tensor x = input + attn->cached_self_attention(attn_ln(input), cache);
-  x = x + cross_attn->cross_attention(cross_attn_ln(x), memory);
+  x = x + cross_attn->cached_cross_attention(cross_attn_ln(x), memory);
   return x + mlp(mlp_ln(x));
 }
 
 MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(const at::Tensor& input,
-                                                                              const at::Tensor& features,
+                                                                              const KeyValueCache& memory,
                                                                               const at::Tensor& mask) {
   at::Tensor x = input + attn->self_attention_with_scores(attn_ln(input), mask).out;
-  const auto cross =
-      cross_attn->cross_attention_with_scores(cross_attn_ln(x), cross_attn->project_memory(features));
+  const auto cross = cross_attn->cross_attention_with_scores(cross_attn_ln(x), memory);
   x = x + cross.out;
   return {x + mlp(mlp_ln(x)), cross.scores};
 }
 
 void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
-  attn->prepare(dtype, arena, /*attends_to_itself=*/true);
+  const Rows rows = cross_attn ? Rows::kFew : Rows::kMany;
+  attn->prepare(dtype, rows, arena, /*attends_to_itself=*/true);
   if (cross_attn) {
-    cross_attn->prepare(dtype, arena, /*attends_to_itself=*/false);
+    cross_attn->prepare(dtype, rows, arena, /*attends_to_itself=*/false);
   }
-  mlp->prepare(dtype, arena);
+  mlp->prepare(dtype, rows, arena);
 }
 
 }  // namespace torchwhisper::nn

@@ -17,7 +17,7 @@ struct TORCHWHISPER_API MlpImpl : torch::nn::Module {
   MlpImpl(const Weights& given, std::int64_t n_state);
 
   at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
-  void prepare(at::ScalarType dtype, WeightArena& arena);
+  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);
 
   Linear expand{nullptr};    // n_state -> 4 n_state
   Linear contract{nullptr};  // 4 n_state -> n_state
@@ -36,11 +36,12 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   /// A decoder block over whole sequences. x: [batch, time, n_state], features: [batch, frame, n_state].
   at::Tensor decode(const at::Tensor& x, const at::Tensor& features);
 
-  /// A decoder block over the next tokens of [batch * group] sequences.
-  at::Tensor decode_cached(const at::Tensor& x, KeyValueCache& cache, const KeyValue& memory);
+  /// A decoder block over the next tokens of [batch * group] sequences; `memory` holds the audio of `batch`
+  /// recordings.
+  at::Tensor decode_cached(const at::Tensor& x, KeyValueCache& cache, const KeyValueCache& memory);
 
   /// decode() with explicit attention; returns the scores of the cross-attention as well.
-  MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const at::Tensor& features,
+  MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const KeyValueCache& memory,
                                                     const at::Tensor& mask);
 
   void prepare(at::ScalarType dtype, WeightArena& arena);

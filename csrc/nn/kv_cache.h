@@ -6,25 +6,27 @@
 #include <vector>
 
 #include "csrc/common/api.h"
+#include "csrc/nn/functional.h"
 
 namespace torchwhisper::nn {
 
-/// Keys and values of one attention layer: [row, head, time, dim].
-struct KeyValue {
-  at::Tensor key;
-  at::Tensor value;
-};
-
-/// Keys and values of the tokens decoded so far in one self-attention layer, in memory that is allocated
-/// once.
+/// Keys and values that one attention layer remembers between tokens, in memory that is allocated once: of
+/// the tokens decoded so far, or of the audio. On a CPU in float32 they lie as the kernels read them
+/// (kernels/attention.h).
 class TORCHWHISPER_API KeyValueCache {
  public:
-  /// Room for `n_ctx` tokens of `rows` sequences; type and device as `like`.
+  /// Room for `n_ctx` keys and values of `rows` sequences; type and device as `like`.
   KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
                 const at::Tensor& like);
 
-  /// Stores the keys and values of the next tokens, [row, head, new, dim], and returns those of all so far.
-  KeyValue append(const at::Tensor& key, const at::Tensor& value);
+  /// Stores the next keys and values: [row, head, new, dim].
+  void append(const at::Tensor& key, const at::Tensor& value);
+
+  /// Attention of q: [row, time, head * dim] to everything stored, unmasked -> the same shape. No gradients.
+  at::Tensor attend(const at::Tensor& q) const;
+
+  /// The same, keeping the scores; `out` is [row, head, time, dim].
+  functional::AttentionWithScores attend_with_scores(const at::Tensor& q) const;
 
   /// Row i becomes what row sources[i] was.
   void reorder(const std::vector<std::int64_t>& sources);
@@ -32,11 +34,20 @@ class TORCHWHISPER_API KeyValueCache {
   /// A cache that holds each row `times` times, copies next to each other.
   KeyValueCache repeat_rows(std::int64_t times) const;
 
+  std::int64_t rows() const { return keys_.size(0); }
   std::int64_t length() const { return length_; }
 
  private:
-  at::Tensor keys_;    // [row, head, n_ctx, dim]
-  at::Tensor values_;  // [row, head, n_ctx, dim]
+  at::Tensor used(const at::Tensor& cache) const;
+  void append_to_panels(const at::Tensor& key, const at::Tensor& value);
+  template <typename Visit>
+  void visit_heads(const at::Tensor& q, Visit visit) const;
+
+  std::int64_t n_head_;
+  std::int64_t dim_;
+  bool in_panels_;
+  at::Tensor keys_;    // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
+  at::Tensor values_;  // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
   std::int64_t length_ = 0;
 };
 

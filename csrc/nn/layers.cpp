@@ -19,9 +19,7 @@ LinearImpl::LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_o
     : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in}))),
       bias(with_bias ? adopt(*this, "bias", given.take("bias", {n_out})) : at::Tensor()) {}
 
-bool LinearImpl::is_prepared_for(const at::Tensor& x) const {
-  return packed_ && packed_->dtype() == x.scalar_type();
-}
+bool LinearImpl::is_prepared_for(const at::Tensor& x) const { return packed_ && packed_->serves(x); }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x) {
   return is_prepared_for(x) ? packed_->forward(x) : functional::linear(x, weight, bias);
@@ -31,8 +29,8 @@ at::Tensor LinearImpl::forward_gelu(const at::Tensor& x) {
   return is_prepared_for(x) ? packed_->forward_gelu(x) : at::gelu(functional::linear(x, weight, bias));
 }
 
-void LinearImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
-  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype, arena);
+void LinearImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
+  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype, rows, arena);
 }
 
 LayerNormImpl::LayerNormImpl(const Weights& given, std::int64_t n_state)

@@ -22,7 +22,7 @@ struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   at::Tensor forward_gelu(const at::Tensor& x);  // gelu(forward(x))
 
   /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
-  void prepare(at::ScalarType dtype, WeightArena& arena);
+  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);
 
   at::Tensor weight;  // [n_out, n_in]
   at::Tensor bias;    // [n_out], or undefined

@@ -10,6 +10,9 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
+
+#include "csrc/kernels/panels.h"
 
 namespace torchwhisper::nn {
 namespace {
@@ -63,26 +66,80 @@ at::Tensor copy_to(WeightArena& arena, const at::Tensor& weight, at::ScalarType 
   return arena.allocate(n_bytes).view(dtype).view(weight.sizes()).copy_(weight.detach());
 }
 
+at::Tensor to_panels(WeightArena& arena, const at::Tensor& weight) {
+  const at::Tensor rows = weight.detach().to(at::kFloat).contiguous();
+  const std::int64_t columns = rows.size(0);
+  const std::int64_t depth = rows.size(1);
+  const at::Tensor panels =
+      arena.allocate(kernels::panels_size(columns, depth) * static_cast<std::int64_t>(sizeof(float)))
+          .view(at::kFloat);
+  kernels::pack_panels(rows.const_data_ptr<float>(), depth, columns, depth, panels.mutable_data_ptr<float>());
+  return panels;
+}
+
 }  // namespace
 
-PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype,
+PackedLinear::Layout PackedLinear::layout_for(const at::Tensor& weight, at::ScalarType dtype, Rows rows) {
+  if (!weight.is_cpu() || dtype != at::kFloat) {
+    return Layout::kPlain;
+  }
+  if (rows == Rows::kFew) {
+    return Layout::kPanels;
+  }
+  return at::globalContext().userEnabledMkldnn() && at::Context::hasMKLDNN() ? Layout::kOneDnn
+                                                                             : Layout::kPlain;
+}
+
+PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, Rows rows,
                            WeightArena& arena)
     : dtype_(dtype),
-      onednn_(weight.is_cpu() && dtype == at::kFloat && at::globalContext().userEnabledMkldnn() &&
-              at::Context::hasMKLDNN()),
+      layout_(layout_for(weight, dtype, rows)),
+      n_out_(weight.size(0)),
       bias_(bias.defined() ? copy_to(arena, bias, dtype) : bias) {
-  weight_ = onednn_ ? move_to(arena, reorder_weight(weight.detach().to(dtype).contiguous()), memory_)
-                    : copy_to(arena, weight, dtype);
+  switch (layout_) {
+    case Layout::kOneDnn:
+      weight_ = move_to(arena, reorder_weight(weight.detach().to(dtype).contiguous()), memory_);
+      break;
+    case Layout::kPanels:
+      weight_ = to_panels(arena, weight);
+      break;
+    case Layout::kPlain:
+      weight_ = copy_to(arena, weight, dtype);
+      break;
+  }
+}
+
+at::Tensor PackedLinear::multiply(const at::Tensor& x) const {
+  const at::Tensor rows = x.contiguous();
+  std::vector<std::int64_t> sizes = x.sizes().vec();
+  const std::int64_t depth = sizes.back();
+  sizes.back() = n_out_;
+  at::Tensor y = at::empty(sizes, x.options());
+  kernels::multiply_panels(
+      {rows.const_data_ptr<float>(), rows.numel() / depth, depth, n_out_,
+       bias_.defined() ? bias_.const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>()},
+      weight_.const_data_ptr<float>());
+  return y;
 }
 
 at::Tensor PackedLinear::forward(const at::Tensor& x) const {
-  TORCH_INTERNAL_ASSERT(x.scalar_type() == dtype_);
-  return onednn_ ? linear_pointwise(x, weight_, bias_, "none") : at::linear(x, weight_, bias_);
+  TORCH_INTERNAL_ASSERT(serves(x));
+  switch (layout_) {
+    case Layout::kOneDnn:
+      return linear_pointwise(x, weight_, bias_, "none");
+    case Layout::kPanels:
+      return multiply(x);
+    default:
+      return at::linear(x, weight_, bias_);
+  }
 }
 
 at::Tensor PackedLinear::forward_gelu(const at::Tensor& x) const {
-  TORCH_INTERNAL_ASSERT(x.scalar_type() == dtype_);
-  return onednn_ ? linear_pointwise(x, weight_, bias_, "gelu") : at::gelu(at::linear(x, weight_, bias_));
+  if (layout_ == Layout::kOneDnn) {
+    return linear_pointwise(x, weight_, bias_, "gelu");
+  }
+  at::Tensor y = forward(x);
+  return at::gelu_(y);
 }
 
 }  // namespace torchwhisper::nn

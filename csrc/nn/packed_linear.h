@@ -2,29 +2,43 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 #include "csrc/common/api.h"
 #include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::nn {
 
-/// Weights of a linear layer derived once for inference in one type: on a CPU in float32 laid out by oneDNN
-/// for few and many rows alike, elsewhere cast. Read-only after construction, so threads may share it.
+/// How many rows a linear layer mostly meets: an encoder's a whole window, a decoder's one for each beam.
+enum class Rows { kMany, kFew };
+
+/// Weights of a linear layer derived once for inference in one type: on a CPU in float32 laid out for many
+/// rows by oneDNN or for few rows in panels (kernels/panels.h), elsewhere cast. Either layout takes any
+/// number of rows. Read-only after construction, so threads may share it.
 class TORCHWHISPER_API PackedLinear {
  public:
   /// weight: [out, in], bias: [out] or undefined. Weights on the CPU are placed in `arena`.
-  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, WeightArena& arena);
+  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, Rows rows,
+               WeightArena& arena);
+
+  /// Whether x has the type given at construction.
+  bool serves(const at::Tensor& x) const { return x.scalar_type() == dtype_; }
 
   /// x: [..., in] of the type given at construction -> [..., out]. No gradients.
   at::Tensor forward(const at::Tensor& x) const;
 
-  /// gelu(forward(x)) in one pass over the output.
+  /// gelu(forward(x)).
   at::Tensor forward_gelu(const at::Tensor& x) const;
 
-  at::ScalarType dtype() const { return dtype_; }
-
  private:
+  enum class Layout { kPlain, kOneDnn, kPanels };
+
+  static Layout layout_for(const at::Tensor& weight, at::ScalarType dtype, Rows rows);
+  at::Tensor multiply(const at::Tensor& x) const;
+
   at::ScalarType dtype_;
-  bool onednn_;
+  Layout layout_;
+  std::int64_t n_out_;
   at::Tensor memory_;  // what weight_ lies in, where oneDNN laid it out
   at::Tensor weight_;
   at::Tensor bias_;

@@ -45,6 +45,9 @@ class TextDecoder:
     def forward(self, tokens: Tensor, audio_features: Tensor) -> Tensor: ...
     def named_parameters(self) -> list[tuple[str, Tensor]]: ...
 
+class AudioMemory:
+    """What the decoder keeps of a batch of windows: keys and values in every layer."""
+
 class Whisper:
     """Adopts the tensors given by their state_dict names; `prepare` adds packed weights for inference."""
 
@@ -52,6 +55,7 @@ class Whisper:
     def forward(self, mel: Tensor, tokens: Tensor) -> Tensor: ...
     def embed_audio(self, mel: Tensor, control: Control) -> Tensor: ...
     def logits(self, tokens: Tensor, audio_features: Tensor) -> Tensor: ...
+    def remember(self, audio_features: Tensor) -> AudioMemory: ...
     def named_parameters(self) -> list[tuple[str, Tensor]]: ...
     def prepare(self, dtype: torch.dtype) -> None: ...
     def fingerprint(self) -> int: ...
@@ -59,7 +63,7 @@ class Whisper:
 def cross_attention(
     model: Whisper,
     tokens: Tensor,
-    audio_features: Tensor,
+    memory: AudioMemory,
     heads: list[tuple[int, int]],
     control: Control,
 ) -> tuple[Tensor, Tensor]: ...
@@ -98,7 +102,7 @@ class DecodingResult:
 
 def decode(
     model: Whisper,
-    audio_features: Tensor,
+    memory: AudioMemory,
     initial_tokens: list[list[int]],
     options: DecodingOptions,
     control: Control,

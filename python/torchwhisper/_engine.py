@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -222,10 +223,12 @@ class _Prepared(NamedTuple):
     fingerprint: int
 
 
-class _Session(NamedTuple):
+@dataclass
+class _Session:
     trees: tuple[Tree, ...]
     dtype: torch.dtype
     twin: _C.Whisper
+    remembered: tuple[Tensor, tuple[Any, ...], _C.AudioMemory] | None = None
 
 
 class _Slot:
@@ -268,6 +271,20 @@ def session(model: Whisper, dtype: torch.dtype, reason: str | None = None) -> It
         stack.pop()
 
 
+def memory_of(engine: _C.Whisper, features: Tensor) -> _C.AudioMemory:
+    """The decoder's keys and values of audio features [n_audio, frame, n_state].
+
+    Kept until the session meets other features: each temperature tried and the word times of one window read
+    the same ones.
+    """
+    session = next(s for s in _session_stack() if s.twin is engine)
+    state = _state_of(features)
+    if session.remembered is None or session.remembered[1] != state:
+        session.remembered = None  # its memory goes before the new one comes
+        session.remembered = (features, state, engine.remember(features))
+    return session.remembered[2]
+
+
 def _session_stack() -> list[_Session]:
     if not hasattr(_open_sessions, "stack"):
         _open_sessions.stack = []
@@ -303,11 +320,11 @@ def _trees_of(model: nn.Module) -> tuple[Tree, ...] | str:
 
 
 def _weights(trees: tuple[Tree, ...]) -> list[Any]:
-    return [
-        (id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.shape, t.stride())
-        for tree in trees
-        for t in tree.tensors.values()
-    ]
+    return [(id(t), *_state_of(t)) for tree in trees for t in tree.tensors.values()]
+
+
+def _state_of(t: Tensor) -> tuple[Any, ...]:
+    return (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.shape, t.stride())
 
 
 def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype) -> _C.Whisper:

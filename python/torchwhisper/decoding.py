@@ -579,7 +579,8 @@ class DecodingTask:
         self, engine: "_C.Whisper", features: Tensor, tokens: Tensor
     ) -> tuple[list[list[int]], list[float], list[float]]:
         options = _engine_options(self)
-        results = _C.decode(engine, features, tokens.tolist(), options, _C.Control())
+        memory = _engine.memory_of(engine, features)
+        results = _C.decode(engine, memory, tokens.tolist(), options, _C.Control())
         return (
             [result.tokens for result in results],
             [result.sum_logprob for result in results],

@@ -133,7 +133,8 @@ def _attention(model: "Whisper", tokens: Tensor, mel: Tensor) -> tuple[Tensor, T
         if engine is None:
             return _hooked_attention(model, tokens, mel.unsqueeze(0), encoded, heads)
         features = mel.unsqueeze(0) if encoded else model.embed_audio(mel.unsqueeze(0))
-        return _C.cross_attention(engine, tokens, features, heads, _C.Control())
+        memory = _engine.memory_of(engine, features)
+        return _C.cross_attention(engine, tokens, memory, heads, _C.Control())
 
 
 def _hooked_attention(

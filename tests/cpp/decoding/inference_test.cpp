@@ -19,7 +19,8 @@ TEST(Inference, PrefillGivesTheLogitsOfTwoPositions) {
   const at::NoGradGuard no_grad;
   model::Whisper whisper = random_model();
   const at::Tensor features = at::randn({2, 20, 16});
-  Inference inference(whisper, features);
+  const model::AudioMemory memory = whisper->decoder->remember(features);
+  Inference inference(whisper, memory, /*drafts=*/false);
   const auto prefill = inference.prefill({{3, 1, 4}, {1, 5, 9}}, /*sot_index=*/1);
   const at::Tensor second = whole(whisper, {1, 5, 9}, features.slice(0, 1, 2));
   EXPECT_LT(relative_error(prefill.last[1], second[2]), 3e-6);
@@ -30,7 +31,8 @@ TEST(Inference, StepsFollowReorderedSequences) {
   const at::NoGradGuard no_grad;
   model::Whisper whisper = random_model();
   const at::Tensor features = at::randn({1, 20, 16});
-  Inference inference(whisper, features);
+  const model::AudioMemory memory = whisper->decoder->remember(features);
+  Inference inference(whisper, memory, /*drafts=*/false);
   inference.prefill({{3, 1, 4}}, 0);
   inference.expand_groups(2);
   inference.step({{3, 1, 4, 7}, {3, 1, 4, 8}});

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 namespace torchwhisper::decoding {
 namespace {
@@ -95,24 +96,36 @@ TEST(ApplyTimestampRules, TimeNeverGoesBackAndSegmentsHaveALength) {
   EXPECT_EQ(allowed_after({13, 5, 6}), expected);
 }
 
-TEST(ApplyTimestampRules, TimestampsWinTogether) {
+TEST(TimestampProbability, TimestampsWinTogether) {
   at::Tensor logits = at::full({2, 20}, -5.0);
   logits.slice(1, 11).fill_(0.0);
   logits[0][4] = std::log(7.9);  // eight timestamps of weight 1 are allowed: the first would not be later
   logits[1][4] = std::log(8.1);
   const Sequence sequence = {0, 0, 11, 3};
   ApplyTimestampRules(options()).apply(logits, {sequence, sequence});
+  TimestampProbability(11).apply(logits, {sequence, sequence});
   EXPECT_THAT(allowed(logits[0].slice(0, 0, 11)), IsEmpty());
   EXPECT_FALSE(allowed(logits[1].slice(0, 0, 11)).empty());
 }
 
+TEST(TimestampProbability, NoTimestampLeftLetsTextWin) {
+  at::Tensor logits = at::zeros({1, 20});
+  logits.slice(1, 11).fill_(-std::numeric_limits<float>::infinity());
+  TimestampProbability(11).apply(logits, {{0, 0}});
+  EXPECT_EQ(allowed(logits[0]), range(0, 11));
+}
+
 TEST(MakeLogitFilters, MakesWhatTheOptionsAskFor) {
   DecodingOptions given;
-  EXPECT_TRUE(make_logit_filters(given, at::kCPU).empty());
+  const LogitFilters none = make_logit_filters(given, at::kCPU);
+  EXPECT_TRUE(none.masks.empty());
+  EXPECT_EQ(none.timestamp_probability, nullptr);
   given.suppress_blank = {1};
   given.suppress_tokens = {2};
   given.timestamp_begin = 5;
-  EXPECT_EQ(make_logit_filters(given, at::kCPU).size(), 3U);
+  const LogitFilters all = make_logit_filters(given, at::kCPU);
+  EXPECT_EQ(all.masks.size(), 3U);
+  EXPECT_NE(all.timestamp_probability, nullptr);
 }
 
 }  // namespace

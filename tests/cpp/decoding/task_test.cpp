@@ -29,7 +29,7 @@ class Decode : public ::testing::Test {
  protected:
   DecodingResult decode_one(const Sequence& initial, const at::Tensor& features,
                             const DecodingOptions& options) {
-    return decode(whisper_, features, {initial}, options, control_).front();
+    return decode(whisper_, whisper_->decoder->remember(features), {initial}, options, control_).front();
   }
 
   // Greedy decoding without a cache, one whole forward pass per token.
@@ -74,7 +74,7 @@ TEST_F(Decode, BatchEqualsOneByOne) {
     DecodingOptions options = greedy_options();
     options.beam_size = beam_size;
     options.n_group = std::max<std::int64_t>(beam_size, 1);
-    const auto together = decode(whisper_, features, initial, options, control_);
+    const auto together = decode(whisper_, whisper_->decoder->remember(features), initial, options, control_);
     for (std::size_t i = 0; i < 3; ++i) {
       const auto row = static_cast<std::int64_t>(i);
       const DecodingResult alone = decode_one(initial[i], features.slice(0, row, row + 1), options);
@@ -120,7 +120,9 @@ TEST_F(Decode, APromptWithAnEndGivesNothing) {
 }
 
 TEST_F(Decode, NoRecordingsGiveNoResults) {
-  EXPECT_TRUE(decode(whisper_, at::randn({0, 20, 16}), {}, greedy_options(), control_).empty());
+  EXPECT_TRUE(
+      decode(whisper_, whisper_->decoder->remember(at::randn({0, 20, 16})), {}, greedy_options(), control_)
+          .empty());
 }
 
 TEST_F(Decode, WithoutANoSpeechTokenTheProbabilityIsUnknown) {
@@ -137,7 +139,8 @@ TEST_F(Decode, CanBeCancelled) {
 TEST_F(Decode, RefusesRequestsThatDoNotFit) {
   const at::Tensor features = at::randn({1, 20, 16});
   EXPECT_THROW(decode_one({1, 2}, features, greedy_options()), c10::ValueError);
-  EXPECT_THROW(decode(whisper_, features, {{1, 2, 3}, {1, 2, 3}}, greedy_options(), control_),
+  EXPECT_THROW(decode(whisper_, whisper_->decoder->remember(features), {{1, 2, 3}, {1, 2, 3}},
+                      greedy_options(), control_),
                c10::ValueError);
   DecodingOptions options = greedy_options();
   options.sample_begin = 25;

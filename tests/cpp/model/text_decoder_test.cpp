@@ -26,10 +26,11 @@ TEST(TextDecoder, TokenByTokenEqualsTheWholeSequence) {
       nn::WeightArena arena;
       decoder->prepare(at::kFloat, arena);
     }
-    DecoderState state = decoder->start(features);
-    std::vector<at::Tensor> hidden = {decoder->advance(tokens.slice(1, 0, 4), state)};
+    const AudioMemory memory = decoder->remember(features);
+    DecoderState state = decoder->start(memory);
+    std::vector<at::Tensor> hidden = {decoder->advance(tokens.slice(1, 0, 4), memory, state)};
     for (std::int64_t t = 4; t < 9; ++t) {
-      hidden.push_back(decoder->advance(tokens.slice(1, t, t + 1), state));
+      hidden.push_back(decoder->advance(tokens.slice(1, t, t + 1), memory, state));
     }
     EXPECT_EQ(state.length(), 9);
     EXPECT_LT(relative_error(decoder->project(at::cat(hidden, 1)), whole), 3e-6);
@@ -42,11 +43,12 @@ TEST(TextDecoder, GroupsContinueOnTheirOwn) {
   const at::Tensor features = at::randn({2, 20, 16});
   const at::Tensor prompt = random_tokens(2, 3);
   const at::Tensor next = random_tokens(4, 1);
-  DecoderState state = decoder->start(features);
-  decoder->advance(prompt, state);
+  const AudioMemory memory = decoder->remember(features);
+  DecoderState state = decoder->start(memory);
+  decoder->advance(prompt, memory, state);
   state.repeat_rows(2);
   state.reorder({1, 0, 3, 3});
-  const at::Tensor logits = decoder->project(decoder->advance(next, state)).select(1, 0);
+  const at::Tensor logits = decoder->project(decoder->advance(next, memory, state)).select(1, 0);
   const at::Tensor sequences = at::cat({prompt.repeat_interleave(2, 0), next}, 1);
   const at::Tensor whole = decoder->forward(sequences, features.repeat_interleave(2, 0)).select(1, 3);
   EXPECT_LT(relative_error(logits, whole), 3e-6);
@@ -58,13 +60,16 @@ TEST(TextDecoder, KeepsTheScoresOfTheHeadsAskedFor) {
   const at::Tensor tokens = random_tokens(1, 5);
   const at::Tensor features = at::randn({1, 20, 16});
   common::Control control;
-  const auto aligned = decoder->forward_with_scores(tokens, features, {{1, 3}, {0, 2}}, control);
+  const auto aligned =
+      decoder->forward_with_scores(tokens, decoder->remember(features), {{1, 3}, {0, 2}}, control);
   EXPECT_LT(relative_error(aligned.logits, decoder->forward(tokens, features)[0]), 3e-6);
   EXPECT_EQ(aligned.scores.sizes(), at::IntArrayRef({2, 5, 20}));
-  const auto other = decoder->forward_with_scores(tokens, features, {{0, 2}}, control);
+  const auto other = decoder->forward_with_scores(tokens, decoder->remember(features), {{0, 2}}, control);
   EXPECT_TRUE(other.scores[0].equal(aligned.scores[1]));
-  EXPECT_THROW(decoder->forward_with_scores(tokens, features, {{2, 0}}, control), c10::ValueError);
-  EXPECT_THROW(decoder->forward_with_scores(tokens, features, {}, control), c10::ValueError);
+  EXPECT_THROW(decoder->forward_with_scores(tokens, decoder->remember(features), {{2, 0}}, control),
+               c10::ValueError);
+  EXPECT_THROW(decoder->forward_with_scores(tokens, decoder->remember(features), {}, control),
+               c10::ValueError);
 }
 
 TEST(TextDecoder, OneOfTheBatchesMayBeOne) {

@@ -22,6 +22,7 @@ MultiHeadAttention make_attention() {
 }
 
 TEST(MultiHeadAttention, TokenByTokenEqualsTheWholeSequence) {
+  const at::NoGradGuard no_grad;
   MultiHeadAttention attention = make_attention();
   const at::Tensor x = at::randn({2, 7, kState});
   KeyValueCache cache(2, kHeads, 10, kState / kHeads, x);
@@ -36,10 +37,11 @@ TEST(MultiHeadAttention, SequencesOfOneRecordingShareItsMemory) {
   MultiHeadAttention attention = make_attention();
   const at::Tensor features = at::randn({2, 9, kState});
   const at::Tensor x = at::randn({6, 4, kState});  // three sequences each
-  const at::Tensor shared = attention->cross_attention(x, attention->project_memory(features));
-  const at::Tensor repeated =
-      attention->cross_attention(x, attention->project_memory(features.repeat_interleave(3, 0)));
+  const at::Tensor shared = attention->cross_attention(x, features);
+  const at::Tensor repeated = attention->cross_attention(x, features.repeat_interleave(3, 0));
   EXPECT_LT(relative_error(shared, repeated), 1e-6);
+  EXPECT_LT(relative_error(attention->cached_cross_attention(x, attention->remember(features)), shared),
+            1e-6);
 }
 
 TEST(MultiHeadAttention, WithScoresEqualsWithout) {
@@ -47,9 +49,10 @@ TEST(MultiHeadAttention, WithScoresEqualsWithout) {
   const at::Tensor x = at::randn({1, 5, kState});
   const auto scored = attention->self_attention_with_scores(x, functional::causal_mask(5));
   EXPECT_LT(relative_error(scored.out, attention->self_attention(x, /*causal=*/true)), 1e-6);
-  const KeyValue memory = attention->project_memory(at::randn({1, 9, kState}));
+  const at::Tensor features = at::randn({1, 9, kState});
+  const KeyValueCache memory = attention->remember(features);
   const auto cross = attention->cross_attention_with_scores(x, memory);
-  EXPECT_LT(relative_error(cross.out, attention->cross_attention(x, memory)), 1e-6);
+  EXPECT_LT(relative_error(cross.out, attention->cross_attention(x, features)), 1e-6);
   EXPECT_EQ(cross.scores.sizes(), at::IntArrayRef({1, kHeads, 5, 9}));
 }
 
@@ -58,12 +61,12 @@ TEST(MultiHeadAttention, PreparedEqualsLive) {
   const at::Tensor x = at::randn({2, 5, kState});
   const at::Tensor features = at::randn({2, 9, kState});
   const at::Tensor self = attention->self_attention(x, /*causal=*/false);
-  const at::Tensor cross = attention->cross_attention(x, attention->project_memory(features));
+  const at::Tensor cross = attention->cross_attention(x, features);
   WeightArena arena;
-  attention->prepare(at::kFloat, arena, /*attends_to_itself=*/true);
+  attention->prepare(at::kFloat, Rows::kMany, arena, /*attends_to_itself=*/true);
   EXPECT_LT(relative_error(attention->self_attention(x, /*causal=*/false), self), 2e-6);
-  attention->prepare(at::kFloat, arena, /*attends_to_itself=*/false);
-  EXPECT_LT(relative_error(attention->cross_attention(x, attention->project_memory(features)), cross), 2e-6);
+  attention->prepare(at::kFloat, Rows::kFew, arena, /*attends_to_itself=*/false);
+  EXPECT_LT(relative_error(attention->cross_attention(x, features), cross), 2e-6);
 }
 
 }  // namespace

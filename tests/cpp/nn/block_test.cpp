@@ -30,12 +30,12 @@ TEST(ResidualAttentionBlock, CachedEqualsWhole) {
   const at::Tensor x = at::randn({2, 6, kState});
   const at::Tensor features = at::randn({2, 9, kState});
   KeyValueCache cache(2, kHeads, 10, kState / kHeads, x);
-  const KeyValue memory = block->cross_attn->project_memory(features);
+  const KeyValueCache memory = block->cross_attn->remember(features);
   const at::Tensor first = block->decode_cached(x.slice(1, 0, 5), cache, memory);
   const at::Tensor last = block->decode_cached(x.slice(1, 5, 6), cache, memory);
   const at::Tensor whole = block->decode(x, features);
   EXPECT_LT(relative_error(at::cat({first, last}, 1), whole), 2e-6);
-  const auto scored = block->decode_with_scores(x, features, functional::causal_mask(6));
+  const auto scored = block->decode_with_scores(x, memory, functional::causal_mask(6));
   EXPECT_LT(relative_error(scored.out, whole), 2e-6);
 }
 

@@ -3,42 +3,104 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "csrc/nn/functional.h"
+#include "tests/cpp/random_model.h"
+
 namespace torchwhisper::nn {
 namespace {
 
-TEST(KeyValueCache, GrowsByWhatIsAppended) {
-  KeyValueCache cache(2, 3, 8, 4, at::empty({0}));
-  const at::Tensor first = at::randn({2, 3, 3, 4});
-  const at::Tensor second = at::randn({2, 3, 1, 4});
-  cache.append(first, first + 1);
-  const KeyValue all = cache.append(second, second + 1);
-  const at::Tensor expected = at::cat({first, second}, 2);
-  EXPECT_EQ(cache.length(), 4);
-  EXPECT_TRUE(all.key.equal(expected));
-  EXPECT_TRUE(all.value.equal(expected + 1));
+using torchwhisper::testing::relative_error;
+
+// Attention in float64 of q: [row, time, head * dim] to key and value: [row, head, memory, dim].
+at::Tensor expected(const at::Tensor& q, const at::Tensor& key, const at::Tensor& value) {
+  const auto exact = functional::attention_with_scores(
+      functional::split_heads(q.to(at::kDouble), key.size(1)), key.to(at::kDouble), value.to(at::kDouble),
+      /*mask=*/{});
+  return functional::merge_heads(exact.out);
 }
 
-TEST(KeyValueCache, ReordersRows) {
-  KeyValueCache cache(4, 1, 8, 2, at::empty({0}));
-  const at::Tensor rows = at::randn({4, 1, 3, 2});
-  cache.append(rows, -rows);
-  cache.reorder({2, 1, 0, 2});
-  const at::Tensor next = at::randn({4, 1, 1, 2});
-  const KeyValue all = cache.append(next, -next);
-  const at::Tensor expected = at::cat({rows.index_select(0, at::tensor({2, 1, 0, 2})), next}, 2);
-  EXPECT_TRUE(all.key.equal(expected));
-  EXPECT_TRUE(all.value.equal(-expected));
+struct Shape {
+  std::int64_t rows;
+  std::int64_t heads;
+  std::int64_t dim;
+};
+
+// Of float32 in panels (dim <= 64) and as it comes (wider heads, other types).
+class KeyValueCacheTest : public ::testing::TestWithParam<std::pair<Shape, at::ScalarType>> {
+ protected:
+  KeyValueCache cache(std::int64_t rows, std::int64_t n_ctx) const {
+    return {rows, shape.heads, n_ctx, shape.dim, at::empty({0}, at::dtype(dtype))};
+  }
+  at::Tensor random(std::int64_t rows, std::int64_t length) const {
+    return at::randn({rows, shape.heads, length, shape.dim}).to(dtype);
+  }
+  at::Tensor queries(std::int64_t rows, std::int64_t time) const {
+    return at::randn({rows, time, shape.heads * shape.dim}).to(dtype);
+  }
+
+  const Shape shape = GetParam().first;
+  const at::ScalarType dtype = GetParam().second;
+  const double tolerance = dtype == at::kFloat ? 2e-6 : 2e-2;
+};
+INSTANTIATE_TEST_SUITE_P(Shapes, KeyValueCacheTest,
+                         ::testing::Values(std::pair{Shape{2, 3, 64}, at::kFloat},
+                                           std::pair{Shape{1, 1, 5}, at::kFloat},
+                                           std::pair{Shape{3, 2, 80}, at::kFloat},
+                                           std::pair{Shape{2, 2, 64}, at::kBFloat16}));
+
+TEST_P(KeyValueCacheTest, AttendsToAllThatWasAppended) {
+  KeyValueCache grown = cache(shape.rows, 300);
+  at::Tensor key = at::empty({shape.rows, shape.heads, 0, shape.dim}, at::dtype(dtype));
+  at::Tensor value = key;
+  for (const std::int64_t n_new : {3, 1, 60, 1, 1, 64, 1}) {  // ends of panels are passed and met
+    const at::Tensor next = random(shape.rows, n_new);
+    grown.append(next, next - 1);
+    key = at::cat({key, next}, 2);
+    value = at::cat({value, next - 1}, 2);
+    for (const std::int64_t time : {1, 2, 30}) {
+      const at::Tensor q = queries(shape.rows, time);
+      EXPECT_LT(relative_error(grown.attend(q), expected(q, key, value)), tolerance);
+    }
+  }
+  EXPECT_EQ(grown.length(), 131);
 }
 
-TEST(KeyValueCache, RepeatsRowsNextToEachOther) {
-  KeyValueCache cache(2, 1, 8, 2, at::empty({0}));
-  const at::Tensor rows = at::randn({2, 1, 3, 2});
-  cache.append(rows, -rows);
-  KeyValueCache repeated = cache.repeat_rows(3);
-  const at::Tensor next = at::randn({6, 1, 1, 2});
-  const at::Tensor expected = at::cat({rows.repeat_interleave(3, 0), next}, 2);
-  EXPECT_TRUE(repeated.append(next, next).key.equal(expected));
-  EXPECT_EQ(cache.length(), 3);
+TEST_P(KeyValueCacheTest, KeepsTheScoresWhereAsked) {
+  KeyValueCache memory = cache(shape.rows, 100);
+  const at::Tensor key = random(shape.rows, 100);
+  memory.append(key, -key);
+  const at::Tensor q = queries(shape.rows, 27);
+  const auto scored = memory.attend_with_scores(q);
+  const auto exact = functional::attention_with_scores(
+      functional::split_heads(q.to(at::kDouble), shape.heads), key.to(at::kDouble), -key.to(at::kDouble), {});
+  EXPECT_LT(relative_error(scored.out, exact.out), tolerance);
+  EXPECT_LT(relative_error(scored.scores, exact.scores), tolerance);
+}
+
+TEST_P(KeyValueCacheTest, ReordersRows) {
+  KeyValueCache reordered = cache(4, 80);
+  const at::Tensor rows = random(4, 70);
+  reordered.append(rows, -rows);
+  reordered.reorder({2, 1, 0, 2});
+  const at::Tensor next = random(4, 1);
+  reordered.append(next, -next);
+  const at::Tensor all = at::cat({rows.index_select(0, at::tensor({2, 1, 0, 2})), next}, 2);
+  const at::Tensor q = queries(4, 1);
+  EXPECT_LT(relative_error(reordered.attend(q), expected(q, all, -all)), tolerance);
+}
+
+TEST_P(KeyValueCacheTest, RepeatsRowsNextToEachOther) {
+  KeyValueCache once = cache(2, 80);
+  const at::Tensor rows = random(2, 65);
+  once.append(rows, -rows);
+  KeyValueCache repeated = once.repeat_rows(3);
+  const at::Tensor next = random(6, 1);
+  repeated.append(next, next);
+  const at::Tensor key = at::cat({rows.repeat_interleave(3, 0), next}, 2);
+  const at::Tensor value = at::cat({-rows.repeat_interleave(3, 0), next}, 2);
+  const at::Tensor q = queries(6, 1);
+  EXPECT_LT(relative_error(repeated.attend(q), expected(q, key, value)), tolerance);
+  EXPECT_EQ(once.length(), 65);
 }
 
 }  // namespace

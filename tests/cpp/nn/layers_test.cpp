@@ -32,7 +32,7 @@ TEST(Layers, PreparedLinearServesItsTypeOnly) {
   const NamedTensors tensors{{"weight", at::randn({3, 2})}, {"bias", at::randn({3})}};
   Linear linear(Weights(tensors), 2, 3);
   WeightArena arena;
-  linear->prepare(at::kFloat, arena);
+  linear->prepare(at::kFloat, Rows::kFew, arena);
   const at::Tensor x = at::randn({4, 2});
   const at::Tensor before = linear(x);
   tensors.at("weight").zero_();

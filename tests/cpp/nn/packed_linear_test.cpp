@@ -10,54 +10,58 @@ namespace {
 
 using torchwhisper::testing::relative_error;
 
-TEST(PackedLinear, IsExactOnOddShapes) {
+class PackedLinearTest : public ::testing::TestWithParam<Rows> {
+ protected:
+  Rows rows = GetParam();
   WeightArena arena;
-  for (const std::int64_t rows : {1, 2, 5, 17, 130}) {
+};
+INSTANTIATE_TEST_SUITE_P(Rows, PackedLinearTest, ::testing::Values(Rows::kMany, Rows::kFew));
+
+TEST_P(PackedLinearTest, IsExactOnOddShapes) {
+  for (const std::int64_t n_rows : {1, 2, 5, 17, 130}) {
     for (const auto& [n_in, n_out] :
          std::vector<std::pair<std::int64_t, std::int64_t>>{{7, 13}, {64, 1}, {33, 517}}) {
-      const at::Tensor x = at::randn({rows, n_in});
+      const at::Tensor x = at::randn({n_rows, n_in});
       const at::Tensor weight = at::randn({n_out, n_in});
       const at::Tensor bias = at::randn({n_out});
       const at::Tensor product = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t());
-      EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat, arena).forward(x), product + bias),
-                2e-6);
-      EXPECT_LT(relative_error(PackedLinear(weight, {}, at::kFloat, arena).forward(x), product), 2e-6);
+      EXPECT_LT(
+          relative_error(PackedLinear(weight, bias, at::kFloat, rows, arena).forward(x), product + bias),
+          2e-6);
+      EXPECT_LT(relative_error(PackedLinear(weight, {}, at::kFloat, rows, arena).forward(x), product), 2e-6);
     }
   }
 }
 
-TEST(PackedLinear, GeluIsTheExactOne) {
-  WeightArena arena;
+TEST_P(PackedLinearTest, GeluIsTheExactOne) {
   const at::Tensor x = at::randn({9, 33});
   const at::Tensor weight = at::randn({70, 33});
   const at::Tensor bias = at::randn({70});
   const at::Tensor wide = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias;
   const at::Tensor exact = at::gelu(wide);
-  EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat, arena).forward_gelu(x), exact), 2e-6);
-  const PackedLinear half(weight, bias, at::kBFloat16, arena);
+  EXPECT_LT(relative_error(PackedLinear(weight, bias, at::kFloat, rows, arena).forward_gelu(x), exact), 2e-6);
+  const PackedLinear half(weight, bias, at::kBFloat16, Rows::kFew, arena);
   EXPECT_LT(relative_error(half.forward_gelu(x.to(at::kBFloat16)), exact), 0.02);
 }
 
-TEST(PackedLinear, KeepsLeadingDimensions) {
-  WeightArena arena;
-  const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, arena);
+TEST_P(PackedLinearTest, KeepsLeadingDimensions) {
+  const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, rows, arena);
   EXPECT_EQ(packed.forward(at::randn({2, 3, 4})).sizes(), at::IntArrayRef({2, 3, 6}));
 }
 
-TEST(PackedLinear, CastsToTheTypeAskedFor) {
-  WeightArena arena;
+TEST_P(PackedLinearTest, CastsToTheTypeAskedFor) {
   const at::Tensor weight = at::randn({6, 4});
   const at::Tensor x = at::randn({3, 4});
-  const at::Tensor y = PackedLinear(weight, {}, at::kBFloat16, arena).forward(x.to(at::kBFloat16));
+  const at::Tensor y =
+      PackedLinear(weight, {}, at::kBFloat16, Rows::kFew, arena).forward(x.to(at::kBFloat16));
   EXPECT_EQ(y.scalar_type(), at::kBFloat16);
   EXPECT_LT(relative_error(y, at::matmul(x, weight.t())), 0.02);
 }
 
-TEST(PackedLinear, DoesNotFollowTheWeights) {
-  WeightArena arena;
+TEST_P(PackedLinearTest, DoesNotFollowTheWeights) {
   const at::Tensor weight = at::randn({6, 4});
   const at::Tensor x = at::randn({3, 4});
-  const PackedLinear packed(weight, {}, at::kFloat, arena);
+  const PackedLinear packed(weight, {}, at::kFloat, rows, arena);
   const at::Tensor before = packed.forward(x);
   weight.zero_();
   EXPECT_TRUE(packed.forward(x).equal(before));

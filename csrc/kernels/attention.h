@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/common/api.h"
+#include "csrc/kernels/panels.h"
+
+namespace torchwhisper::kernels {
+
+/// One head of attention with few queries: y = softmax(q k^T * scale) v.
+struct HeadAttention {
+  const float* q;  // [rows][q_stride], of which `dim` count
+  std::int64_t q_stride;
+  std::int64_t rows;
+  std::int64_t dim;         // at most kPanelWidth
+  std::int64_t memory;      // how many keys and values
+  const float* key_panels;  // the keys [memory, dim] as panels
+  const float* values;      // [memory][kPanelWidth]
+  float scale;
+  float* y;  // [rows][y_stride]
+  std::int64_t y_stride;
+};
+
+/// `scores`: [rows][memory], becomes the softmax. On the calling thread.
+TORCHWHISPER_API void attend(const HeadAttention& head, float* scores);
+
+/// Only q k^T * scale: scores [rows][memory].
+TORCHWHISPER_API void score(const HeadAttention& head, float* scores);
+
+}  // namespace torchwhisper::kernels
