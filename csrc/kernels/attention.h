@@ -7,11 +7,14 @@
 
 namespace torchwhisper::kernels {
 
+/// How many queries attend() takes at once: their scores stay in the processor's cache.
+inline constexpr std::int64_t kMostQueries = 48;
+
 /// One head of attention with few queries: y = softmax(q k^T * scale) v.
 struct HeadAttention {
   const float* q;  // [rows][q_stride], of which `dim` count
   std::int64_t q_stride;
-  std::int64_t rows;
+  std::int64_t rows;        // at most kMostQueries
   std::int64_t dim;         // at most kPanelWidth
   std::int64_t memory;      // how many keys and values
   const float* key_panels;  // the keys [memory, dim] as panels
@@ -21,7 +24,7 @@ struct HeadAttention {
   std::int64_t y_stride;
 };
 
-/// `scores`: [rows][memory], becomes the softmax. On the calling thread.
+/// `scores`: [rows][memory], scratch. Throws nothing. On the calling thread.
 TORCHWHISPER_API void attend(const HeadAttention& head, float* scores);
 
 /// Only q k^T * scale: scores [rows][memory].

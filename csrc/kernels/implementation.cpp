@@ -67,15 +67,45 @@ inline float maximum_of(Floats value) {
   return reduce(value, [](float a, float b) { return a > b ? a : b; });
 }
 
+// --- functions --------------------------------------------------------------------------------------------
+
+// exp(x) for x <= 0 to about one unit in the last place; below the normal numbers it is 0.
+// x = n ln 2 + r with |r| <= ln(2) / 2, and exp(r) by its Taylor series.
+inline Floats exp_of(Floats x) {
+  constexpr float kLowest = -87.0F;
+  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats clamped = larger(x, all(kLowest));
+  const Floats n = (clamped * 1.44269504F + kRounder) - kRounder;
+  const Floats r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+  Floats series = all(1.0F / 5040.0F);
+  series = series * r + 1.0F / 720.0F;
+  series = series * r + 1.0F / 120.0F;
+  series = series * r + 1.0F / 24.0F;
+  series = series * r + 1.0F / 6.0F;
+  series = series * r + 0.5F;
+  series = series * r + 1.0F;
+  series = series * r + 1.0F;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats factor;
+  __builtin_memcpy(&factor, &power, sizeof(factor));
+  return x > kLowest ? series * factor : Floats{};
+}
+
+// x * Phi(x) with erf by formula 7.1.26 of Abramowitz and Stegun, to 1.5e-7.
+inline Floats gelu_of(Floats x) {
+  const Floats z = x * 0.70710678F;
+  const Floats size = larger(z, -z);
+  const Floats t = 1.0F / (1.0F + 0.3275911F * size);
+  Floats series = all(1.061405429F);
+  series = series * t - 1.453152027F;
+  series = series * t + 1.421413741F;
+  series = series * t - 0.284496736F;
+  series = series * t + 0.254829592F;
+  const Floats tail = series * t * exp_of(-size * size);  // 1 - erf(size)
+  return 0.5F * x * (z < 0.0F ? tail : 2.0F - tail);
+}
+
 // --- products ---------------------------------------------------------------------------------------------
-
-inline float scale_of(const PanelProduct& p, std::int64_t column, const std::int8_t* /*panel*/) {
-  return p.scale[column];
-}
-
-inline float scale_of(const PanelProduct& /*p*/, std::int64_t /*column*/, const float* /*panel*/) {
-  return 1.0F;
-}
 
 // The sums of kRows rows and kVectors * kLanes columns stay in registers over the whole depth.
 template <int kRows, int kVectors, typename Weight>
@@ -140,25 +170,58 @@ void multiply_few_rows(std::int64_t rows, const float* x, std::int64_t x_stride,
   }
 }
 
+// What the last panel lacks is made up with zeros, so that every row is a whole number of vectors.
+struct Columns {
+  alignas(64) float values[kPanelWidth];
+
+  Columns(const float* from, std::int64_t columns) {
+    for (std::int64_t c = 0; c < kPanelWidth; ++c) {
+      values[c] = from != nullptr && c < columns ? from[c] : 0.0F;
+    }
+  }
+};
+
+void finish_row(const float* sums, const PanelProduct& p, const float* scale, const float* bias,
+                std::int64_t row) {
+  alignas(64) float result[kPanelWidth];
+  for (std::int64_t c = 0; c < kPanelWidth; c += kLanes) {
+    Floats value = load(sums + c);
+    if (scale != nullptr) {
+      value *= load(scale + c);
+    }
+    value += load(bias + c);
+    store(result + c, p.epilogue.gelu ? gelu_of(value) : value);
+  }
+  float* y = p.y + row * p.y_stride;
+  if (p.epilogue.residual != nullptr) {
+    const float* residual = p.epilogue.residual + row * p.y_stride;
+    for (std::int64_t c = 0; c < p.columns; ++c) {
+      y[c] = result[c] + residual[c];
+    }
+    return;
+  }
+  __builtin_memcpy(y, result, static_cast<unsigned long>(p.columns) * sizeof(float));
+}
+
 template <typename Weight>
-void multiply_panel(const PanelProduct& p, const Weight* panel) {
+void multiply_panel(const PanelProduct& p, const Weight* panel, const float* scale) {
+  const Columns bias(p.epilogue.bias, p.columns);
+  const Columns scales(scale, p.columns);
   for (std::int64_t row = 0; row < p.rows; row += kMostRows) {
     const std::int64_t rows = p.rows - row < kMostRows ? p.rows - row : kMostRows;
     alignas(64) float sums[kMostRows * kPanelWidth];
     multiply_few_rows(rows, p.x + row * p.x_stride, p.x_stride, p.depth, panel, sums);
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* y = p.y + (row + r) * p.y_stride;
-      for (std::int64_t c = 0; c < p.columns; ++c) {
-        const float bias = p.bias == nullptr ? 0.0F : p.bias[c];
-        y[c] = sums[r * kPanelWidth + c] * scale_of(p, c, panel) + bias;
-      }
+      finish_row(sums + r * kPanelWidth, p, scale == nullptr ? nullptr : scales.values, bias.values, row + r);
     }
   }
 }
 
-void multiply(const PanelProduct& product, const float* panel) { multiply_panel(product, panel); }
+void multiply(const PanelProduct& product, const float* panel) { multiply_panel(product, panel, nullptr); }
 
-void multiply_int8(const PanelProduct& product, const std::int8_t* panel) { multiply_panel(product, panel); }
+void multiply_int8(const PanelProduct& product, const std::int8_t* panel, const float* scale) {
+  multiply_panel(product, panel, scale);
+}
 
 float dot(const float* x, const float* y, std::int64_t n) {
   Floats first = {};
@@ -176,28 +239,6 @@ float dot(const float* x, const float* y, std::int64_t n) {
 }
 
 // --- rows of numbers --------------------------------------------------------------------------------------
-
-// exp(x) for x <= 0 to about one unit in the last place; below the normal numbers it is 0.
-// x = n ln 2 + r with |r| <= ln(2) / 2, and exp(r) by its Taylor series.
-inline Floats exp_of(Floats x) {
-  constexpr float kLowest = -87.0F;
-  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats clamped = larger(x, all(kLowest));
-  const Floats n = (clamped * 1.44269504F + kRounder) - kRounder;
-  const Floats r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
-  Floats series = all(1.0F / 5040.0F);
-  series = series * r + 1.0F / 720.0F;
-  series = series * r + 1.0F / 120.0F;
-  series = series * r + 1.0F / 24.0F;
-  series = series * r + 1.0F / 6.0F;
-  series = series * r + 0.5F;
-  series = series * r + 1.0F;
-  series = series * r + 1.0F;
-  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  Floats factor;
-  __builtin_memcpy(&factor, &power, sizeof(factor));
-  return x > kLowest ? series * factor : Floats{};
-}
 
 // exp() of the numbers from `i` on, of which `n - i` are left; the lanes beyond give 0.
 inline Floats exp_of_rest(const float* x, std::int64_t i, std::int64_t n, float shift, float scale) {
@@ -247,7 +288,7 @@ float log_sum_exp(const float* x, std::int64_t n) {
   return largest + __builtin_logf(sum_of(total));
 }
 
-void softmax(float* x, std::int64_t n, float scale) {
+float exponentials(float* x, std::int64_t n, float scale) {
   const float largest = maximum(x, n);
   Floats sums = {};
   std::int64_t i = 0;
@@ -263,15 +304,40 @@ void softmax(float* x, std::int64_t n, float scale) {
     }
     sums += value;
   }
-  const float factor = 1.0F / sum_of(sums);
+  return sum_of(sums);
+}
+
+// Two passes, so that the variance keeps its digits where the mean is large.
+void layer_norm(const float* x, std::int64_t n, const float* weight, const float* bias, float epsilon,
+                float* y) {
+  Floats sums = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    sums += load(x + i);
+  }
+  float sum = sum_of(sums);
+  for (std::int64_t j = i; j < n; ++j) {
+    sum += x[j];
+  }
+  const float mean = sum / static_cast<float>(n);
+  Floats squares = {};
+  for (std::int64_t j = 0; j < i; j += kLanes) {
+    const Floats distance = load(x + j) - mean;
+    squares += distance * distance;
+  }
+  float square = sum_of(squares);
+  for (std::int64_t j = i; j < n; ++j) {
+    square += (x[j] - mean) * (x[j] - mean);
+  }
+  const float factor = 1.0F / __builtin_sqrtf(square / static_cast<float>(n) + epsilon);
   for (std::int64_t j = 0; j < n; ++j) {
-    x[j] *= factor;
+    y[j] = (x[j] - mean) * factor * weight[j] + bias[j];
   }
 }
 
 }  // namespace
 
 extern const KernelTable table;
-const KernelTable table{multiply, multiply_int8, dot, maximum, log_sum_exp, softmax};
+const KernelTable table{multiply, multiply_int8, dot, maximum, log_sum_exp, exponentials, layer_norm};
 
 }  // namespace torchwhisper::kernels::TORCHWHISPER_ISA

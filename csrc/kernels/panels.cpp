@@ -12,17 +12,17 @@ std::int64_t columns_of(std::int64_t panel, std::int64_t columns) {
   return std::min(kPanelWidth, columns - panel * kPanelWidth);
 }
 
-PanelProduct product_of(const RowsAndColumns& whole, std::int64_t panel, const float* scale) {
+PanelProduct product_of(const RowsAndColumns& whole, std::int64_t panel) {
   const std::int64_t first = panel * kPanelWidth;
+  const auto from = [first](const float* pointer) { return pointer == nullptr ? nullptr : pointer + first; };
   return {whole.x,
           whole.depth,
           whole.rows,
           whole.depth,
-          whole.bias == nullptr ? nullptr : whole.bias + first,
-          scale == nullptr ? nullptr : scale + first,
           whole.y + first,
           whole.columns,
-          columns_of(panel, whole.columns)};
+          columns_of(panel, whole.columns),
+          {from(whole.epilogue.bias), whole.epilogue.gelu, from(whole.epilogue.residual)}};
 }
 
 // Below this many multiplications a second thread costs more than it gives.
@@ -97,19 +97,20 @@ void multiply_panels(const RowsAndColumns& product, const float* panels) {
   at::parallel_for(
       0, panel_count(product.columns), panels_per_thread(product), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t panel = begin; panel < end; ++panel) {
-          multiply(product_of(product, panel, nullptr), panels + panel * product.depth * kPanelWidth);
+          multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth);
         }
       });
 }
 
 void multiply_panels_int8(const RowsAndColumns& product, const std::int8_t* panels, const float* scale) {
   const auto& multiply = kernels().multiply_int8;
-  at::parallel_for(
-      0, panel_count(product.columns), panels_per_thread(product), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t panel = begin; panel < end; ++panel) {
-          multiply(product_of(product, panel, scale), panels + panel * product.depth * kPanelWidth);
-        }
-      });
+  at::parallel_for(0, panel_count(product.columns), panels_per_thread(product),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t panel = begin; panel < end; ++panel) {
+                       multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth,
+                                scale + panel * kPanelWidth);
+                     }
+                   });
 }
 
 }  // namespace torchwhisper::kernels

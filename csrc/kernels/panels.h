@@ -32,18 +32,18 @@ struct Int8Panels {
 TORCHWHISPER_API void pack_panels_int8(const float* matrix, std::int64_t columns, std::int64_t depth,
                                        const Int8Panels& packed);
 
-/// y[rows][columns] = x[rows][depth] * matrix^T + bias, on all threads. bias: [columns], or null.
+/// y[rows][columns] = x[rows][depth] * matrix^T and its epilogue, on all threads.
 struct RowsAndColumns {
   const float* x;
   std::int64_t rows;
   std::int64_t depth;
   std::int64_t columns;
-  const float* bias;
   float* y;
+  Epilogue epilogue = {};
 };
 TORCHWHISPER_API void multiply_panels(const RowsAndColumns& product, const float* panels);
 
-/// The same with int8 panels and their scales, without a bias.
+/// The same with int8 panels and their scales.
 TORCHWHISPER_API void multiply_panels_int8(const RowsAndColumns& product, const std::int8_t* panels,
                                            const float* scale);
 

@@ -46,14 +46,17 @@ at::Tensor MultiHeadAttentionImpl::self_attention(const at::Tensor& x, bool caus
       functional::merge_heads(functional::attention(split(self.q), self.k, self.v, causal && x.size(1) > 1)));
 }
 
-at::Tensor MultiHeadAttentionImpl::cached_self_attention(const at::Tensor& x, KeyValueCache& cache) {
+at::Tensor MultiHeadAttentionImpl::cached_self_attention(const at::Tensor& x, KeyValueCache& cache,
+                                                         const at::Tensor& residual) {
   TORCH_INTERNAL_ASSERT(cache.length() == 0 || x.size(1) == 1);
   const Projected self = project_self(x);
   cache.append(self.k, self.v);
   if (x.size(1) == 1) {
-    return out(cache.attend(self.q));
+    return out->forward_add(cache.attend(self.q), residual);
   }
-  return out(functional::merge_heads(functional::attention(split(self.q), self.k, self.v, /*causal=*/true)));
+  return out->forward_add(
+      functional::merge_heads(functional::attention(split(self.q), self.k, self.v, /*causal=*/true)),
+      residual);
 }
 
 at::Tensor MultiHeadAttentionImpl::cross_attention(const at::Tensor& x, const at::Tensor& features) {
@@ -71,9 +74,10 @@ KeyValueCache MultiHeadAttentionImpl::remember(const at::Tensor& features) {
   return memory;
 }
 
-at::Tensor MultiHeadAttentionImpl::cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory) {
+at::Tensor MultiHeadAttentionImpl::cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory,
+                                                          const at::Tensor& residual) {
   const at::Tensor q = query(x).reshape({memory.rows(), -1, x.size(2)});
-  return out(memory.attend(q).reshape(x.sizes()));
+  return out->forward_add(memory.attend(q).reshape(x.sizes()), residual);
 }
 
 MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::self_attention_with_scores(const at::Tensor& x,

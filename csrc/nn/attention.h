@@ -28,7 +28,8 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   /// The same for the next tokens of sequences whose earlier tokens are in `cache`. Several tokens at once
   /// are allowed only while the cache is empty, since causal attention counts from the first token.
-  at::Tensor cached_self_attention(const at::Tensor& x, KeyValueCache& cache);
+  /// Returns residual + attention.
+  at::Tensor cached_self_attention(const at::Tensor& x, KeyValueCache& cache, const at::Tensor& residual);
 
   /// x: [batch * group, time, n_state] attends to the audio features [batch, frame, n_state] of `batch`
   /// recordings; the rows of one recording are neighbours and share its features.
@@ -36,7 +37,9 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   /// Keys and values of the audio features, for callers that attend to them again and again. No gradients.
   KeyValueCache remember(const at::Tensor& features);
-  at::Tensor cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory);
+  /// residual + attention of x to them.
+  at::Tensor cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory,
+                                    const at::Tensor& residual);
 
   /// Both kinds of attention spelled out, keeping the scores. `mask`: [time, time] or undefined.
   Scored self_attention_with_scores(const at::Tensor& x, const at::Tensor& mask);

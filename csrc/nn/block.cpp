@@ -10,6 +10,10 @@ MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
 
 at::Tensor MlpImpl::forward(const at::Tensor& x) { return contract(expand->forward_gelu(x)); }
 
+at::Tensor MlpImpl::forward_add(const at::Tensor& x, const at::Tensor& residual) {
+  return contract->forward_add(expand->forward_gelu(x), residual);
+}
+
 void MlpImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
   expand->prepare(dtype, rows, arena);
   contract->prepare(dtype, rows, arena);
@@ -40,9 +44,9 @@ at::Tensor ResidualAttentionBlockImpl::decode(const at::Tensor& input, const at:
 
 at::Tensor ResidualAttentionBlockImpl::decode_cached(const at::Tensor& input, KeyValueCache& cache,
                                                      const KeyValueCache& memory) {
-  at::Tensor x = input + attn->cached_self_attention(attn_ln(input), cache);
-  x = x + cross_attn->cached_cross_attention(cross_attn_ln(x), memory);
-  return x + mlp(mlp_ln(x));
+  at::Tensor x = attn->cached_self_attention(attn_ln(input), cache, input);
+  x = cross_attn->cached_cross_attention(cross_attn_ln(x), memory, x);
+  return mlp->forward_add(mlp_ln(x), x);
 }
 
 MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(const at::Tensor& input,

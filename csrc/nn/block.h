@@ -16,7 +16,8 @@ namespace torchwhisper::nn {
 struct TORCHWHISPER_API MlpImpl : torch::nn::Module {
   MlpImpl(const Weights& given, std::int64_t n_state);
 
-  at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
+  at::Tensor forward(const at::Tensor& x);                                  // x: [..., n_state]
+  at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);  // residual + forward(x)
   void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);
 
   Linear expand{nullptr};    // n_state -> 4 n_state

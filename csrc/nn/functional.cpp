@@ -1,9 +1,14 @@
 #include "csrc/nn/functional.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 
 #include <cmath>
 #include <limits>
+
+#include "csrc/kernels/table.h"
 
 namespace torchwhisper::nn::functional {
 namespace {
@@ -14,6 +19,28 @@ at::Tensor cast(const at::Tensor& weight, at::ScalarType dtype) {
   return weight.defined() ? weight.to(dtype) : weight;
 }
 
+// What a kernel can read without further ado.
+bool is_plain_float(const at::Tensor& x) {
+  return !at::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
+}
+
+at::Tensor layer_norm_by_kernel(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  at::Tensor y = at::empty_like(x);
+  const std::int64_t n = weight.numel();
+  const float* from = x.const_data_ptr<float>();
+  float* to = y.mutable_data_ptr<float>();
+  constexpr std::int64_t kNumbersPerThread = 16'384;
+  at::parallel_for(0, x.numel() / n, std::max<std::int64_t>(1, kNumbersPerThread / n),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t row = begin; row < end; ++row) {
+                       kernels::kernels().layer_norm(from + row * n, n, weight.const_data_ptr<float>(),
+                                                     bias.const_data_ptr<float>(),
+                                                     static_cast<float>(kLayerNormEps), to + row * n);
+                     }
+                   });
+  return y;
+}
+
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
@@ -21,6 +48,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (is_plain_float(x) && is_plain_float(weight) && is_plain_float(bias)) {
+    return layer_norm_by_kernel(x, weight, bias);
+  }
   return at::layer_norm(x.to(at::kFloat), weight.sizes(), weight.to(at::kFloat), bias.to(at::kFloat),
                         kLayerNormEps)
       .to(x.scalar_type());

@@ -14,8 +14,6 @@ namespace {
 
 using kernels::kPanelWidth;
 
-// Queries are taken in groups, so that their scores stay in the processor's cache.
-constexpr std::int64_t kQueriesAtOnce = 24;
 // Below this many multiplications a second thread costs more than it gives.
 constexpr std::int64_t kWorthAThread = 100'000;
 
@@ -77,20 +75,20 @@ void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& va
 template <typename Visit>
 void KeyValueCache::visit_heads(const at::Tensor& q, Visit visit) const {
   const std::int64_t time = q.size(1);
-  const std::int64_t groups = (time + kQueriesAtOnce - 1) / kQueriesAtOnce;
-  const std::int64_t work = 2 * std::min(time, kQueriesAtOnce) * length_ * dim_;
+  const std::int64_t groups = (time + kernels::kMostQueries - 1) / kernels::kMostQueries;
+  const std::int64_t work = 2 * std::min(time, kernels::kMostQueries) * length_ * dim_;
   at::parallel_for(
       0, rows() * n_head_ * groups, std::max<std::int64_t>(1, kWorthAThread / work),
       [&](std::int64_t begin, std::int64_t end) {
-        std::vector<float> scores(static_cast<std::size_t>(std::min(time, kQueriesAtOnce) * length_));
+        std::vector<float> scores(static_cast<std::size_t>(std::min(time, kernels::kMostQueries) * length_));
         for (std::int64_t i = begin; i < end; ++i) {
           const std::int64_t head = i / groups % n_head_;
           const std::int64_t row = i / groups / n_head_;
-          const std::int64_t first = i % groups * kQueriesAtOnce;
+          const std::int64_t first = i % groups * kernels::kMostQueries;
           const kernels::HeadAttention attention{
               q.const_data_ptr<float>() + (row * time + first) * q.size(2) + head * dim_,
               q.size(2),
-              std::min(kQueriesAtOnce, time - first),
+              std::min(kernels::kMostQueries, time - first),
               dim_,
               length_,
               keys_.const_data_ptr<float>() + row * keys_.stride(0) + head * keys_.stride(1),

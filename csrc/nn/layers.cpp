@@ -29,6 +29,10 @@ at::Tensor LinearImpl::forward_gelu(const at::Tensor& x) {
   return is_prepared_for(x) ? packed_->forward_gelu(x) : at::gelu(functional::linear(x, weight, bias));
 }
 
+at::Tensor LinearImpl::forward_add(const at::Tensor& x, const at::Tensor& residual) {
+  return is_prepared_for(x) ? packed_->forward_add(x, residual) : residual + forward(x);
+}
+
 void LinearImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
   packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype, rows, arena);
 }

@@ -18,8 +18,9 @@ namespace torchwhisper::nn {
 struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   LinearImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, bool with_bias = true);
 
-  at::Tensor forward(const at::Tensor& x);       // x: [..., n_in] -> [..., n_out]
-  at::Tensor forward_gelu(const at::Tensor& x);  // gelu(forward(x))
+  at::Tensor forward(const at::Tensor& x);                                  // x: [..., n_in] -> [..., n_out]
+  at::Tensor forward_gelu(const at::Tensor& x);                             // gelu(forward(x))
+  at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);  // residual + forward(x)
 
   /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
   void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);

@@ -109,16 +109,16 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at:
   }
 }
 
-at::Tensor PackedLinear::multiply(const at::Tensor& x) const {
+at::Tensor PackedLinear::multiply(const at::Tensor& x, kernels::Epilogue epilogue) const {
   const at::Tensor rows = x.contiguous();
   std::vector<std::int64_t> sizes = x.sizes().vec();
   const std::int64_t depth = sizes.back();
   sizes.back() = n_out_;
   at::Tensor y = at::empty(sizes, x.options());
-  kernels::multiply_panels(
-      {rows.const_data_ptr<float>(), rows.numel() / depth, depth, n_out_,
-       bias_.defined() ? bias_.const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>()},
-      weight_.const_data_ptr<float>());
+  epilogue.bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
+  kernels::multiply_panels({rows.const_data_ptr<float>(), rows.numel() / depth, depth, n_out_,
+                            y.mutable_data_ptr<float>(), epilogue},
+                           weight_.const_data_ptr<float>());
   return y;
 }
 
@@ -128,18 +128,30 @@ at::Tensor PackedLinear::forward(const at::Tensor& x) const {
     case Layout::kOneDnn:
       return linear_pointwise(x, weight_, bias_, "none");
     case Layout::kPanels:
-      return multiply(x);
+      return multiply(x, {});
     default:
       return at::linear(x, weight_, bias_);
   }
 }
 
 at::Tensor PackedLinear::forward_gelu(const at::Tensor& x) const {
-  if (layout_ == Layout::kOneDnn) {
-    return linear_pointwise(x, weight_, bias_, "gelu");
+  TORCH_INTERNAL_ASSERT(serves(x));
+  switch (layout_) {
+    case Layout::kOneDnn:
+      return linear_pointwise(x, weight_, bias_, "gelu");
+    case Layout::kPanels:
+      return multiply(x, {.gelu = true});
+    default:
+      return at::gelu(at::linear(x, weight_, bias_));
   }
-  at::Tensor y = forward(x);
-  return at::gelu_(y);
+}
+
+at::Tensor PackedLinear::forward_add(const at::Tensor& x, const at::Tensor& residual) const {
+  if (layout_ == Layout::kPanels) {
+    const at::Tensor added = residual.contiguous();
+    return multiply(x, {.residual = added.const_data_ptr<float>()});
+  }
+  return residual + forward(x);
 }
 
 }  // namespace torchwhisper::nn

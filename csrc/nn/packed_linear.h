@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "csrc/common/api.h"
+#include "csrc/kernels/table.h"
 #include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::nn {
@@ -30,11 +31,14 @@ class TORCHWHISPER_API PackedLinear {
   /// gelu(forward(x)).
   at::Tensor forward_gelu(const at::Tensor& x) const;
 
+  /// residual + forward(x).
+  at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;
+
  private:
   enum class Layout { kPlain, kOneDnn, kPanels };
 
   static Layout layout_for(const at::Tensor& weight, at::ScalarType dtype, Rows rows);
-  at::Tensor multiply(const at::Tensor& x) const;
+  at::Tensor multiply(const at::Tensor& x, kernels::Epilogue epilogue) const;
 
   at::ScalarType dtype_;
   Layout layout_;

@@ -50,9 +50,9 @@ at::Tensor VocabularyHead::draft(const at::Tensor& hidden) const {
   }
   const at::Tensor x = hidden.contiguous();
   at::Tensor logits = at::empty({x.size(0), weight_.size(0)}, x.options());
-  kernels::multiply_panels_int8({x.const_data_ptr<float>(), x.size(0), x.size(1), weight_.size(0), nullptr,
-                                 logits.mutable_data_ptr<float>()},
-                                panels_.const_data_ptr<std::int8_t>(), scale_.const_data_ptr<float>());
+  kernels::multiply_panels_int8(
+      {x.const_data_ptr<float>(), x.size(0), x.size(1), weight_.size(0), logits.mutable_data_ptr<float>()},
+      panels_.const_data_ptr<std::int8_t>(), scale_.const_data_ptr<float>());
   return logits;
 }
 

@@ -42,8 +42,12 @@ TEST(Panels, MultiplyOddShapes) {
         at::Tensor panels = at::full({panels_size(columns, depth)}, 99.0F);
         pack_panels(matrix.const_data_ptr<float>(), depth, columns, depth, panels.mutable_data_ptr<float>());
         at::Tensor y = at::empty({rows, columns});
-        multiply_panels({x.const_data_ptr<float>(), rows, depth, columns, bias.const_data_ptr<float>(),
-                         y.mutable_data_ptr<float>()},
+        multiply_panels({x.const_data_ptr<float>(),
+                         rows,
+                         depth,
+                         columns,
+                         y.mutable_data_ptr<float>(),
+                         {.bias = bias.const_data_ptr<float>()}},
                         panels.const_data_ptr<float>());
         const at::Tensor exact = at::matmul(x.to(at::kDouble), matrix.to(at::kDouble).t()) + bias;
         // Of the sum of magnitudes: a single result may be close to zero.
@@ -77,7 +81,7 @@ TEST(Panels, MultiplyInt8) {
   const Rounded rounded(matrix);
   const at::Tensor x = at::randn({3, 51});
   at::Tensor y = at::empty({3, 200});
-  multiply_panels_int8({x.const_data_ptr<float>(), 3, 51, 200, nullptr, y.mutable_data_ptr<float>()},
+  multiply_panels_int8({x.const_data_ptr<float>(), 3, 51, 200, y.mutable_data_ptr<float>()},
                        rounded.panels.const_data_ptr<std::int8_t>(), rounded.scale.const_data_ptr<float>());
   const at::Tensor exact = at::matmul(x.to(at::kDouble), rounded.matrix(200, 51).to(at::kDouble).t());
   EXPECT_LT(relative_error(y, exact), 2e-6);

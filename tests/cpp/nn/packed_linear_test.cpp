@@ -44,6 +44,13 @@ TEST_P(PackedLinearTest, GeluIsTheExactOne) {
   EXPECT_LT(relative_error(half.forward_gelu(x.to(at::kBFloat16)), exact), 0.02);
 }
 
+TEST_P(PackedLinearTest, AddsTheResidual) {
+  const PackedLinear packed(at::randn({70, 33}), at::randn({70}), at::kFloat, rows, arena);
+  const at::Tensor x = at::randn({2, 5, 33});
+  const at::Tensor residual = at::randn({5, 2, 70}).transpose(0, 1);
+  EXPECT_LT(relative_error(packed.forward_add(x, residual), residual + packed.forward(x)), 1e-6);
+}
+
 TEST_P(PackedLinearTest, KeepsLeadingDimensions) {
   const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, rows, arena);
   EXPECT_EQ(packed.forward(at::randn({2, 3, 4})).sizes(), at::IntArrayRef({2, 3, 6}));
