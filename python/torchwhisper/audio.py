@@ -8,13 +8,13 @@ samples.
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
-from typing import IO, Any, TypeAlias, TypeVar
+from functools import cache, lru_cache, partial  # noqa: F401 (programs import the unused ones from here)
+from subprocess import CalledProcessError, run  # noqa: F401
+from typing import IO, Any, Optional, TypeAlias, TypeVar, Union  # noqa: F401
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,7 @@ def _run_ffmpeg(url: str, sr: int, reason: str) -> tuple[Samples, str]:
         "-f", "s16le", "-ac", "1", "-acodec", "pcm_s16le", "-ar", str(sr), "-",
     ]
     # fmt: on
-    done = subprocess.run(command, capture_output=True)
+    done = run(command, capture_output=True)
     errors = done.stderr.decode(errors="replace").strip()
     if done.returncode != 0:
         problem = errors.splitlines()[-1] if errors else f"exit status {done.returncode}"

@@ -6,7 +6,7 @@ are all stock runs in the C++ engine instead, when the model allows it (see `_en
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union, cast  # noqa: F401, UP035
 
 import numpy as np
 import torch
@@ -600,8 +600,9 @@ class DecodingTask:
 
         best = self.sequence_ranker.rank(sampled, logprobs)
         return (
-            [group[i].tolist() for i, group in zip(best, sampled, strict=True)],
-            [group[i] for i, group in zip(best, logprobs, strict=True)],
+            # A ranker that chooses too few is found out in `_results`.
+            [group[i].tolist() for i, group in zip(best, sampled, strict=False)],
+            [group[i] for i, group in zip(best, logprobs, strict=False)],
             no_speech_probs[:: self.n_group],
         )
 

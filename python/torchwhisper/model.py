@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Dict, Iterable, Optional, Tuple, cast  # noqa: F401, UP035
 
 import numpy as np
 import torch

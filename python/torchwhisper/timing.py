@@ -5,9 +5,11 @@ Names, arguments and results are those of openai-whisper's whisper/timing.py; th
 
 import itertools
 import math
+import subprocess  # noqa: F401
+import warnings  # noqa: F401
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, List, cast  # noqa: F401, UP035
 
 import numpy as np
 import numpy.typing as npt

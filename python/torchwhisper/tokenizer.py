@@ -6,12 +6,13 @@ ids depend on the number of languages.
 """
 
 import base64
+import os  # noqa: F401
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache  # noqa: F401
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List, Optional, Tuple  # noqa: F401, UP035
 
 import tiktoken
 

@@ -9,13 +9,14 @@ import argparse
 import logging
 import os
 import sys
+import traceback  # noqa: F401
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union, cast  # noqa: F401, UP035
 
 import numpy as np
 import torch

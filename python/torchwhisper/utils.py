@@ -12,7 +12,7 @@ import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, List, Optional, TextIO  # noqa: F401, UP035
 
 system_encoding = sys.getdefaultencoding()
 

@@ -1,12 +1,14 @@
-"""What all tests share: the shared folder, random models, the two lanes, and a guard for random states."""
+"""What all tests share: the shared folder, models, both packages, both lanes, a guard for random states."""
 
+import importlib
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -106,6 +108,52 @@ def make_pair(dims: dict[str, int], seed: int = 0) -> ModelPair:
     ours = torchwhisper.model.Whisper(torchwhisper.model.ModelDimensions(**dims))
     ours.load_state_dict(reference.state_dict())
     return reference, ours
+
+
+class Package:
+    """openai-whisper or this package; `package.transcribe` is the module, not the function of that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_reference = name == "whisper"
+        self.root = importlib.import_module(name)
+
+    def __getattr__(self, module: str) -> ModuleType:
+        return importlib.import_module(f"{self.name}.{module}")
+
+
+@pytest.fixture(params=["whisper", "torchwhisper"])
+def package(request: pytest.FixtureRequest) -> Package:
+    """The test runs twice, so that a wrong reading of the reference fails as well."""
+    return Package(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo_models() -> dict[str, Any]:
+    """The bundled model in each package."""
+    from torchwhisper import _bundled
+
+    checkpoint = _bundled.load("demo")
+    models = {}
+    for name in ("whisper", "torchwhisper"):
+        module = importlib.import_module(f"{name}.model")
+        models[name] = module.Whisper(module.ModelDimensions(**checkpoint["dims"]))
+        models[name].load_state_dict(checkpoint["model_state_dict"])
+    return models
+
+
+@pytest.fixture
+def demo(package: Package, demo_models: dict[str, Any]) -> Any:
+    """The bundled model in the package under test; shared between tests, which leave it as it is."""
+    return demo_models[package.name]
+
+
+@pytest.fixture
+def small(package: Package) -> Any:
+    """A random model of the package under test."""
+    model = package.model.Whisper(package.model.ModelDimensions(**SMALL))
+    fill(model, 0)
+    return model
 
 
 @pytest.fixture(params=["engine", "python"])

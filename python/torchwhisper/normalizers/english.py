@@ -4,10 +4,12 @@ Source: openai-whisper's `whisper/normalizers/english.py`, whose tables, attribu
 """
 
 import json
+import os  # noqa: F401
 import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import List, Match, Optional, Union  # noqa: F401, UP035
 
 from more_itertools import windowed
 
