@@ -285,6 +285,17 @@ def memory_of(engine: _C.Whisper, features: Tensor) -> _C.AudioMemory:
     return session.remembered[2]
 
 
+def release() -> None:
+    """Gives up every tensor that the engine holds, if torch is to convert parameters by swapping them.
+
+    torch exchanges the insides of two tensors only where nobody else holds them.
+    """
+    if torch.__future__.get_swap_module_params_on_conversion():
+        _trees.clear()
+        with _slots_lock:
+            _slots.clear()
+
+
 def _session_stack() -> list[_Session]:
     if not hasattr(_open_sessions, "stack"):
         _open_sessions.stack = []

@@ -164,7 +164,8 @@ def _plain_children(
         wanted_types = layout.get(type(module), {})
     for child_name, child in children.items():
         if type(child) is not wanted_types.get(child_name):
-            raise NotPlainError(f"{name}{'.' if name else ''}{child_name} is a {type(child).__qualname__}")
+            cls = f"{type(child).__module__}.{type(child).__qualname__}"
+            raise NotPlainError(f"{name}{'.' if name else ''}{child_name} is a {cls}")
     if list(children) != list(wanted_types):
         raise NotPlainError(f"{label} has the children {', '.join(children)}")
     return children

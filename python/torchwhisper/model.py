@@ -8,7 +8,7 @@ the decoder hand the very same tensors to the C++ engine instead; `_engine` deci
 import base64
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Optional, Tuple, cast  # noqa: F401, UP035
@@ -97,7 +97,22 @@ def disable_sdpa() -> Iterator[None]:
         MultiHeadAttention.use_sdpa = before
 
 
-class MultiHeadAttention(nn.Module):
+class _Adopted(nn.Module):
+    """A module whose parameters the engine may hold: it gives them up where torch may exchange them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Adopted":
+        _engine.release()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        _engine.release()
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+class MultiHeadAttention(_Adopted):
     use_sdpa = True
 
     def __init__(self, n_state: int, n_head: int) -> None:
@@ -162,7 +177,7 @@ class MultiHeadAttention(nn.Module):
         return x.permute(0, 2, 1, 3).flatten(start_dim=2)
 
 
-class ResidualAttentionBlock(nn.Module):
+class ResidualAttentionBlock(_Adopted):
     def __init__(self, n_state: int, n_head: int, cross_attention: bool = False) -> None:
         super().__init__()
         self.attn = MultiHeadAttention(n_state, n_head)
@@ -187,7 +202,7 @@ class ResidualAttentionBlock(nn.Module):
         return cast(Tensor, x + self.mlp(self.mlp_ln(x)))
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(_Adopted):
     positional_embedding: Tensor
 
     def __init__(self, n_mels: int, n_ctx: int, n_state: int, n_head: int, n_layer: int) -> None:
@@ -224,7 +239,7 @@ class AudioEncoder(nn.Module):
         return cast(Tensor, self.ln_post(x))
 
 
-class TextDecoder(nn.Module):
+class TextDecoder(_Adopted):
     mask: Tensor
 
     def __init__(self, n_vocab: int, n_ctx: int, n_state: int, n_head: int, n_layer: int) -> None:
@@ -260,10 +275,12 @@ class TextDecoder(nn.Module):
         return (x @ self.token_embedding.weight.to(x.dtype).transpose(0, 1)).float()
 
 
-class Whisper(nn.Module):
+class Whisper(_Adopted):
     """A whole model. `dims` gives its sizes; parameters start untrained (see `load_model`)."""
 
     alignment_heads: Tensor
+    # DistributedDataParallel cannot broadcast sparse buffers, and this one never changes.
+    _ddp_params_and_buffers_to_ignore = ("alignment_heads",)
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()

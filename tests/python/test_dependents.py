@@ -1,4 +1,4 @@
-"""whisper-timestamped, unmodified, on openai-whisper and on the wheel of python/compat: same words and times."""
+"""whisper-timestamped, unmodified, gives the same words and times on the wheel of python/compat."""
 
 import json
 import os

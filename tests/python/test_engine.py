@@ -51,7 +51,7 @@ def backward_hook(model):
         half.blocks[0].attn.key.register_full_backward_hook(lambda m, i, o: None)
 
 
-@disturbance(r"blocks.0.mlp.0 is a Linear")
+@disturbance(r"blocks.0.mlp.0 is a torch.nn.modules.linear.Linear")
 def other_class_of_the_same_name(model):
     for half in (model.encoder, model.decoder):
         old = half.blocks[0].mlp[0]
