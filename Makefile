@@ -138,4 +138,5 @@ format: $(dev_stamp)  ## Rewrite the code in the house's style
 
 .PHONY: clean
 clean:  ## Remove what was built (not the virtual environment)
-	@rm -rf $(build) dist python/*.egg-info python/torchwhisper/*.so
+	@rm -rf $(build) dist python/*.egg-info python/torchwhisper/*.so python/torchwhisper/include \
+		python/torchwhisper/share

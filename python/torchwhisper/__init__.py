@@ -1,6 +1,7 @@
 """Speech recognition with Whisper on a LibTorch engine: `import torchwhisper as whisper` is a drop-in.
 
-The names are those of openai-whisper 20250625 (whisper/__init__.py); `explain` and `activate` are our own.
+The names are those of openai-whisper 20250625 (whisper/__init__.py); `explain`, `activate`, `save_model`,
+`get_include` and `get_cmake_dir` are our own.
 """
 
 import hashlib as hashlib
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
 from . import _bundled, _checkpoint, _hub, _hugging_face
 from ._compat import activate as activate
+from ._development import get_cmake_dir as get_cmake_dir
+from ._development import get_include as get_include
 from ._download import download as _downloaded
 from ._engine import explain as explain
 from ._save import save_model as save_model
