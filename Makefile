@@ -25,7 +25,7 @@ dev_stamp := $(VENV)/.stamp-dev-$(TORCH_VERSION)
 package_stamp := $(build)/.stamp-package-$(TORCH_VERSION)
 
 python_code := python tests benchmarks examples setup.py
-cpp_code := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+cpp_code := $(shell find csrc tests/cpp examples/cpp -name '*.h' -o -name '*.cpp')
 headers := $(filter csrc/%.h,$(cpp_code))
 tidy_stamps := $(patsubst %.cpp,$(build)/tidy/%.ok,$(filter csrc/%.cpp,$(cpp_code)))
 

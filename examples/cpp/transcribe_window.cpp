@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <exception>
 #include <iostream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -54,13 +55,13 @@ at::Tensor log_mel_window(const std::string& path, const model::ModelDimensions&
     std::cerr << "warning: " << loaded.warning << '\n';
   }
   const std::int64_t frames = 2 * dims.n_audio_ctx;
-  const at::Tensor mel = audio::log_mel_spectrogram(at::tensor(loaded.samples), audio::mel_filters(dims.n_mels),
-                                                    frames * audio::kHopLength, control);
+  const at::Tensor mel = audio::log_mel_spectrogram(
+      at::tensor(loaded.samples), audio::mel_filters(dims.n_mels), frames * audio::kHopLength, control);
   const std::int64_t content = std::min(mel.size(-1) - frames, frames);
   return at::constant_pad_nd(mel.slice(-1, 0, content), {0, frames - content}).unsqueeze(0);
 }
 
-std::int64_t detect_language(const model::Whisper& whisper, const at::Tensor& features,
+std::int64_t detect_language(model::Whisper& whisper, const at::Tensor& features,
                              const Vocabulary& vocabulary) {
   const at::Tensor logits = whisper->logits(at::full({1, 1}, vocabulary.sot, at::kLong), features);
   const std::int64_t first = vocabulary.first_language();
@@ -79,8 +80,8 @@ decoding::DecodingOptions options_for(const model::ModelDimensions& dims, const 
   options.timestamp_begin = vocabulary.timestamp_begin();
   options.max_initial_timestamp_index = 50;  // one second
   options.suppress_blank = {220, vocabulary.eot};
-  options.suppress_tokens = {vocabulary.sot,    vocabulary.transcribe(), vocabulary.translate(),
-                             vocabulary.sot_lm(), vocabulary.sot_prev(),  vocabulary.no_speech()};
+  options.suppress_tokens = {vocabulary.sot,      vocabulary.transcribe(), vocabulary.translate(),
+                             vocabulary.sot_lm(), vocabulary.sot_prev(),   vocabulary.no_speech()};
   return options;
 }
 
