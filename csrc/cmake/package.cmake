@@ -5,7 +5,7 @@ install(TARGETS torchwhisper EXPORT torchwhisper_targets
         LIBRARY DESTINATION ${TORCHWHISPER_INSTALL_DIR}
         INCLUDES DESTINATION ${TORCHWHISPER_INSTALL_DIR}/include)
 install(EXPORT torchwhisper_targets NAMESPACE torchwhisper:: DESTINATION ${package_dir})
-foreach(room IN ITEMS common audio nn model decoding timing)
+foreach(room IN ITEMS common kernels audio nn model decoding timing)
   file(GLOB headers CONFIGURE_DEPENDS ${room}/*.h)
   list(REMOVE_ITEM headers ${CMAKE_CURRENT_SOURCE_DIR}/common/pch.h)
   install(FILES ${headers} DESTINATION ${TORCHWHISPER_INSTALL_DIR}/include/csrc/${room})

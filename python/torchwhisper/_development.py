@@ -11,5 +11,5 @@ def get_include() -> str:
 
 
 def get_cmake_dir() -> str:
-    """The folder of torchwhisperConfig.cmake, for `cmake -Dtorchwhisper_DIR=...` and find_package(torchwhisper)."""
+    """The folder of torchwhisperConfig.cmake, which `cmake -Dtorchwhisper_DIR=...` wants to know."""
     return os.path.join(_PACKAGE, "share", "cmake", "torchwhisper")

@@ -45,7 +45,8 @@ def test_it_decodes_what_python_decodes(example, tmp_path):
     tokens, language = done.stdout.splitlines()
 
     model = torchwhisper.load_model("demo", device="cpu")
-    mel = torchwhisper.pad_or_trim(torchwhisper.log_mel_spectrogram(str(JFK), padding=480_000)[:, :1100], 3000)
+    mel = torchwhisper.log_mel_spectrogram(str(JFK), padding=480_000)[:, :1100]
+    mel = torchwhisper.pad_or_trim(mel, 3000)
     wanted = torchwhisper.decode(model, mel, fp16=False, suppress_tokens=[50258])
     assert [int(token) for token in tokens.split()] == wanted.tokens
     assert language.startswith("language 50259, ")
