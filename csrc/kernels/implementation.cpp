@@ -20,6 +20,9 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 constexpr int kMostRows = 6;
+// How far ahead of its use a weight is asked for: the processor's own prefetching starts anew in every page
+// and for every panel.
+constexpr int kAhead = 32;
 
 using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Ints = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
@@ -116,6 +119,7 @@ inline void multiply_tile(const float* x, std::int64_t x_stride, std::int64_t de
     Floats weight[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       weight[v] = load(panel + k * kPanelWidth + v * kLanes);
+      __builtin_prefetch(panel + (k + kAhead) * kPanelWidth + v * kLanes);
     }
     for (int r = 0; r < kRows; ++r) {
       const Floats value = all(x[r * x_stride + k]);

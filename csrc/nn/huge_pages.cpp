@@ -22,7 +22,7 @@ namespace {
 constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
 constexpr std::int64_t kChunk = std::int64_t{32} << 20;
 constexpr std::int64_t kCacheLine = 64;
-constexpr std::int64_t kMostKept = std::int64_t{64} << 20;
+constexpr std::int64_t kMostKept = std::int64_t{256} << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "csrc/kernels/attention.h"
 #include "csrc/nn/huge_pages.h"
@@ -30,7 +31,8 @@ KeyValueCache::KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_
       in_panels_(like.is_cpu() && like.scalar_type() == at::kFloat && dim <= kPanelWidth),
       keys_(in_panels_ ? allocate({rows, n_head, kernels::panel_count(n_ctx), dim, kPanelWidth}, like)
                        : allocate({rows, n_head, n_ctx, dim}, like)),
-      values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like)) {}
+      values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like)),
+      alike_(static_cast<std::size_t>(rows * rows), 0) {}
 
 void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
   const std::int64_t n_new = key.size(2);
@@ -44,28 +46,41 @@ void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
   length_ += n_new;
 }
 
+float* KeyValueCache::key_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
+  return keys_.mutable_data_ptr<float>() + row * keys_.stride(0) + head * keys_.stride(1) +
+         place / kPanelWidth * keys_.stride(2) + place % kPanelWidth;
+}
+
+float* KeyValueCache::value_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
+  return values_.mutable_data_ptr<float>() + row * values_.stride(0) + head * values_.stride(1) +
+         place * kPanelWidth;
+}
+
+// key, value: [dim].
+void KeyValueCache::write(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
+                          const float* value) {
+  float* column = key_at(row, head, place);
+  for (std::int64_t d = 0; d < dim_; ++d) {
+    column[d * kPanelWidth] = key[d];
+  }
+  float* line = value_at(row, head, place);
+  std::copy(value, value + dim_, line);
+  std::fill(line + dim_, line + kPanelWidth, 0.0F);
+}
+
 void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& value) {
-  const auto from_keys = key.accessor<float, 4>();
-  const auto from_values = value.accessor<float, 4>();
-  auto to_keys = keys_.accessor<float, 5>();
-  auto to_values = values_.accessor<float, 4>();
+  TORCH_INTERNAL_ASSERT(key.stride(3) == 1 && value.stride(3) == 1);
+  const auto keys = key.accessor<float, 4>();
+  const auto values = value.accessor<float, 4>();
   const std::int64_t n_new = key.size(2);
-  const std::int64_t grain = std::max<std::int64_t>(1, kWorthAThread / (n_new * dim_));
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, kWorthAThread / std::max<std::int64_t>(1, n_new * dim_));
   at::parallel_for(0, rows() * n_head_, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t row = i / n_head_;
       const std::int64_t head = i % n_head_;
       for (std::int64_t t = 0; t < n_new; ++t) {
-        const std::int64_t place = length_ + t;
-        const auto from_key = from_keys[row][head][t];
-        const auto from_value = from_values[row][head][t];
-        float* panel = to_keys[row][head][place / kPanelWidth].data() + place % kPanelWidth;
-        float* line = to_values[row][head][place].data();
-        for (std::int64_t d = 0; d < dim_; ++d) {
-          panel[d * kPanelWidth] = from_key[d];
-          line[d] = from_value[d];
-        }
-        std::fill(line + dim_, line + kPanelWidth, 0.0F);
+        write(row, head, length_ + t, keys[row][head][t].data(), values[row][head][t].data());
       }
     }
   });
@@ -142,24 +157,68 @@ at::Tensor KeyValueCache::used(const at::Tensor& cache) const {
   return cache.narrow(2, 0, cache.dim() == 5 ? kernels::panel_count(length_) : length_);
 }
 
+KeyValueCache::Tail KeyValueCache::take(std::int64_t row, std::int64_t begin) const {
+  const std::int64_t n = length_ - begin;
+  if (!in_panels_) {
+    return {keys_.select(0, row).narrow(1, begin, n).clone(),
+            values_.select(0, row).narrow(1, begin, n).clone()};
+  }
+  const Tail tail{at::empty({n_head_, n, dim_}, keys_.options()),
+                  at::empty({n_head_, n, dim_}, keys_.options())};
+  float* key = tail.key.mutable_data_ptr<float>();
+  float* value = tail.value.mutable_data_ptr<float>();
+  for (std::int64_t head = 0; head < n_head_; ++head) {
+    for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
+      const float* column = key_at(row, head, place);
+      for (std::int64_t d = 0; d < dim_; ++d) {
+        key[d] = column[d * kPanelWidth];
+      }
+      const float* line = value_at(row, head, place);
+      std::copy(line, line + dim_, value);
+    }
+  }
+  return tail;
+}
+
+void KeyValueCache::put(std::int64_t row, std::int64_t begin, const Tail& tail) {
+  if (!in_panels_) {
+    keys_.select(0, row).narrow(1, begin, length_ - begin).copy_(tail.key);
+    values_.select(0, row).narrow(1, begin, length_ - begin).copy_(tail.value);
+    return;
+  }
+  const float* key = tail.key.const_data_ptr<float>();
+  const float* value = tail.value.const_data_ptr<float>();
+  for (std::int64_t head = 0; head < n_head_; ++head) {
+    for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
+      write(row, head, place, key, value);
+    }
+  }
+}
+
 void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
-  // Only rows that change are touched, and all of them are read before any is written.
-  std::vector<std::int64_t> changed;
-  for (std::size_t row = 0; row < sources.size(); ++row) {
-    if (sources[row] != static_cast<std::int64_t>(row)) {
-      changed.push_back(static_cast<std::int64_t>(row));
+  if (sources.empty()) {
+    return;
+  }
+  const auto n_row = static_cast<std::size_t>(rows());
+  const auto source = [&](std::size_t row) { return static_cast<std::size_t>(sources[row]); };
+  // All tails are read before any is written.
+  std::vector<Tail> tails(n_row);
+  for (std::size_t row = 0; row < n_row; ++row) {
+    if (source(row) != row) {
+      tails[row] = take(sources[row], alike_[row * n_row + source(row)]);
     }
   }
-  for (const at::Tensor& cache : {used(keys_), used(values_)}) {
-    std::vector<at::Tensor> taken;
-    taken.reserve(changed.size());
-    for (const std::int64_t row : changed) {
-      taken.push_back(cache.select(0, sources[static_cast<std::size_t>(row)]).clone());
+  std::vector<std::int64_t> alike(alike_.size());
+  for (std::size_t row = 0; row < n_row; ++row) {
+    if (source(row) != row) {
+      put(static_cast<std::int64_t>(row), alike_[row * n_row + source(row)], tails[row]);
     }
-    for (std::size_t i = 0; i < changed.size(); ++i) {
-      cache.select(0, changed[i]).copy_(taken[i]);
+    for (std::size_t other = 0; other < n_row; ++other) {
+      const bool same = source(row) == source(other);
+      alike[row * n_row + other] = same ? length_ : alike_[source(row) * n_row + source(other)];
     }
   }
+  alike_ = std::move(alike);
 }
 
 KeyValueCache KeyValueCache::repeat_rows(std::int64_t times) const {
@@ -167,6 +226,12 @@ KeyValueCache KeyValueCache::repeat_rows(std::int64_t times) const {
   repeated.length_ = length_;
   repeated.used(repeated.keys_).copy_(used(keys_).repeat_interleave(times, 0));
   repeated.used(repeated.values_).copy_(used(values_).repeat_interleave(times, 0));
+  for (std::int64_t row = 0; row < repeated.rows(); ++row) {
+    const std::int64_t first = row / times * times;
+    for (std::int64_t other = first; other < first + times; ++other) {
+      repeated.alike_[static_cast<std::size_t>(row * repeated.rows() + other)] = length_;
+    }
+  }
   return repeated;
 }
 

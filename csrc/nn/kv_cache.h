@@ -28,7 +28,7 @@ class TORCHWHISPER_API KeyValueCache {
   /// The same, keeping the scores; `out` is [row, head, time, dim].
   functional::AttentionWithScores attend_with_scores(const at::Tensor& q) const;
 
-  /// Row i becomes what row sources[i] was.
+  /// Row i becomes what row sources[i] was. Only what follows their common beginning is copied.
   void reorder(const std::vector<std::int64_t>& sources);
 
   /// A cache that holds each row `times` times, copies next to each other.
@@ -38,8 +38,19 @@ class TORCHWHISPER_API KeyValueCache {
   std::int64_t length() const { return length_; }
 
  private:
+  // The keys and values of one row from some place on: [head, n, dim].
+  struct Tail {
+    at::Tensor key;
+    at::Tensor value;
+  };
+
   at::Tensor used(const at::Tensor& cache) const;
   void append_to_panels(const at::Tensor& key, const at::Tensor& value);
+  float* key_at(std::int64_t row, std::int64_t head, std::int64_t place) const;
+  float* value_at(std::int64_t row, std::int64_t head, std::int64_t place) const;
+  void write(std::int64_t row, std::int64_t head, std::int64_t place, const float* key, const float* value);
+  Tail take(std::int64_t row, std::int64_t begin) const;
+  void put(std::int64_t row, std::int64_t begin, const Tail& tail);
   template <typename Visit>
   void visit_heads(const at::Tensor& q, Visit visit) const;
 
@@ -49,6 +60,7 @@ class TORCHWHISPER_API KeyValueCache {
   at::Tensor keys_;    // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
   at::Tensor values_;  // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
   std::int64_t length_ = 0;
+  std::vector<std::int64_t> alike_;  // [row][row]: how many of their first keys and values are equal
 };
 
 }  // namespace torchwhisper::nn

@@ -89,6 +89,26 @@ TEST_P(KeyValueCacheTest, ReordersRows) {
   EXPECT_LT(relative_error(reordered.attend(q), expected(q, all, -all)), tolerance);
 }
 
+TEST_P(KeyValueCacheTest, FollowsManyReorderings) {
+  KeyValueCache beams = cache(2, 200).repeat_rows(1);
+  at::Tensor key = random(2, 5);
+  beams.append(key, -key);
+  beams = beams.repeat_rows(3);
+  key = key.repeat_interleave(3, 0);
+  for (int step = 0; step < 80; ++step) {
+    const at::Tensor next = random(6, 1);
+    beams.append(next, -next);
+    key = at::cat({key, next}, 2);
+    // Three beams of two recordings; each continues one of its recording's.
+    at::Tensor sources = at::randint(0, 3, {6}, at::kLong);
+    sources.slice(0, 3) += 3;
+    beams.reorder({sources.const_data_ptr<std::int64_t>(), sources.const_data_ptr<std::int64_t>() + 6});
+    key = key.index_select(0, sources);
+    const at::Tensor q = queries(6, 1);
+    ASSERT_LT(relative_error(beams.attend(q), expected(q, key, -key)), tolerance) << step;
+  }
+}
+
 TEST_P(KeyValueCacheTest, RepeatsRowsNextToEachOther) {
   KeyValueCache once = cache(2, 80);
   const at::Tensor rows = random(2, 65);
