@@ -94,12 +94,12 @@ void pack_panels_int8(const float* matrix, std::int64_t columns, std::int64_t de
 
 void multiply_panels(const RowsAndColumns& product, const float* panels) {
   const auto& multiply = kernels().multiply;
-  at::parallel_for(
-      0, panel_count(product.columns), panels_per_thread(product), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t panel = begin; panel < end; ++panel) {
-          multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth);
-        }
-      });
+  at::parallel_for(0, panel_count(product.columns), panels_per_thread(product),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t panel = begin; panel < end; ++panel) {
+                       multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth);
+                     }
+                   });
 }
 
 void multiply_panels_int8(const RowsAndColumns& product, const std::int8_t* panels, const float* scale) {
