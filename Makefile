@@ -22,6 +22,7 @@ export PATH := $(bin):$(PATH)
 
 build_stamp := $(VENV)/.stamp-build-$(TORCH_VERSION)
 dev_stamp := $(VENV)/.stamp-dev-$(TORCH_VERSION)
+peers_stamp := $(VENV)/.stamp-peers-$(TORCH_VERSION)
 package_stamp := $(build)/.stamp-package-$(TORCH_VERSION)
 
 python_code := python tests benchmarks examples setup.py
@@ -52,6 +53,17 @@ $(dev_stamp): $(build_stamp)
 	@echo "installing the test and lint tools"
 	@$(pip) install -qq --group dev torch==$(TORCH_VERSION)
 	@touch $@
+
+# whisper.cpp is compiled here, for this processor: the wheel stops at AVX2. But without AMX, where its 8-bit
+# kernels crash (ggml-org/llama.cpp issue 20824).
+$(peers_stamp): $(dev_stamp)
+	@echo "installing what is compared with (the first time takes minutes)"
+	@CFLAGS='$(no_amx)' CXXFLAGS='$(no_amx)' \
+		CMAKE_ARGS='-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
+		$(pip) install -qq --no-binary pywhispercpp --group bench torch==$(TORCH_VERSION)
+	@touch $@
+
+no_amx := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 
 $(package_stamp): $(build_stamp) setup.py pyproject.toml python/torchwhisper/version.py
 	@echo "building torchwhisper ($(CMAKE_BUILD_PARALLEL_LEVEL) jobs; the first time takes minutes)"
@@ -104,10 +116,13 @@ test-python: build-tests
 parity: build-tests  ## The whole comparison with openai-whisper (long)
 	@$(python) -m pytest tests/python/parity --parity-full
 
+.PHONY: peers
+peers: $(peers_stamp)  ## Install the other engines that make bench compares with
+
 .PHONY: bench
-bench: $(dev_stamp) build  ## Measure against openai-whisper; tables go to benchmarks/results/
-	@$(python) benchmarks/bench_import.py
-	@$(python) benchmarks/bench_transcribe.py
+bench: $(dev_stamp) build  ## Measure against the peers; tables and figures go to benchmarks/results/
+	@$(MAKE) peers || echo "the peers cannot be installed here; going on with those that are"
+	@for script in import transcribe accuracy encoder decode; do $(python) benchmarks/bench_$$script.py; done
 
 .PHONY: lint
 lint: $(dev_stamp)  ## ruff, mypy, clang-format, clang-tidy

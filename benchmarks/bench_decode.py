@@ -1,63 +1,73 @@
-"""Milliseconds per token: random weights of official dimensions, a fixed number of tokens, fp32 on the CPU.
+"""Milliseconds per token: random weights of official dimensions, a fixed number of tokens, on the CPU.
 
 The end of the text is suppressed, so that every search runs to its last token.
 """
 
-from functools import partial
 from typing import Any
 
+import bars
+import bench_transcribe
 import common
-import torch
+import engines
+import single_windows
+import workers
 
-SEARCHES: dict[str, dict[str, Any]] = {"greedy": {}, "beam 5": {"beam_size": 5}}
+SEARCHES = {"greedy": 1, "beam 5": 5}
 
 
-def decode(package: Any, model: Any, features: torch.Tensor, tokens: int, search: str) -> Any:
-    tokenizer = package.tokenizer.get_tokenizer(True, num_languages=model.num_languages, language="en")
-    options = package.DecodingOptions(
-        language="en",
-        without_timestamps=True,
-        fp16=False,
-        sample_len=tokens,
-        suppress_tokens=[tokenizer.eot],
-        **SEARCHES[search],
-    )
-    return package.decode(model, features, options)
+def open_run(job: dict[str, Any]) -> workers.Run:
+    """In a worker: what is timed."""
+    decode = single_windows.open_model(job).decoder(job["tokens"], job["beam"])
+    return lambda _: decode()
+
+
+def rows_of(size: str, search: str, measured: dict[str, workers.Measured], tokens: int) -> list[list[str]]:
+    reference = measured.get(common.REFERENCE)
+    rows = []
+    for name, one in measured.items():
+        ratio = reference.spread.median / one.spread.median if reference else None
+        same = "-"
+        if reference and one.value:
+            same = "yes" if one.value == reference.value else "no"
+        if one.value and len(one.value) != tokens:
+            raise SystemExit(f"{name} made {len(one.value)} tokens, expected {tokens}")
+        milliseconds = one.spread.scaled(1000 / tokens).text(2)
+        rows.append([size, search, library(name), milliseconds, common.shown(ratio, "{:.2f}x"), same])
+    return rows
+
+
+def library(name: str) -> str:
+    return engines.BY_NAME[name].library
 
 
 def main() -> None:
-    import whisper
-
-    import torchwhisper
-
+    if workers.serve(open_run):
+        return
     parser = common.arguments(__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=common.SIZES, default=["tiny", "base"])
-    parser.add_argument("--tokens", type=int, default=60, help="default: 60")
+    parser.add_argument("--sizes", nargs="+", choices=common.SIZES, default=["tiny", "base", "small"])
+    parser.add_argument("--engines", nargs="+", choices=engines.BY_NAME, help="default: all that are here")
+    parser.add_argument("--tokens", type=int, default=100, help="default: 100")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    data, rows = {}, []
+    found = engines.present(options.engines)
+    data, rows, groups = {}, [], {}
     for size in options.sizes:
-        ours, reference = common.random_models(size)
-        with torch.no_grad():
-            features = reference.embed_audio(torch.randn(1, common.SIZES[size]["n_mels"], 3000))
-        for search in SEARCHES:
-            runs = {
-                common.OURS: partial(decode, torchwhisper, ours, features, options.tokens, search),
-                common.REFERENCE: partial(decode, whisper, reference, features, options.tokens, search),
-            }
-            with common.engine_required():
-                same = runs[common.OURS]()[0].tokens == runs[common.REFERENCE]()[0].tokens
-                spreads = common.interleaved(runs, options.rounds)
+        for search in options.searches:
+            more = {"tokens": options.tokens, "beam": SEARCHES[search]}
+            jobs = [single_windows.job(engine, size, options.threads, **more) for engine in found]
+            measured = single_windows.measure(__file__, jobs, options.rounds)
+            rows += rows_of(size, search, measured, options.tokens)
+            spreads = {library(name): one.spread for name, one in measured.items()}
             data[f"{size}, {search}"] = spreads
-            for name, spread in spreads.items():
-                ratio = spreads[common.REFERENCE].median / spread.median
-                milliseconds = spread.scaled(1000 / options.tokens).text(1)
-                rows.append([size, search, name, milliseconds, f"{ratio:.2f}x", "yes" if same else "no"])
+            groups[f"{size}\n{search}"] = {
+                name: spread.scaled(1000 / options.tokens) for name, spread in spreads.items()
+            }
     table = common.markdown_table(
         ["size", "search", "engine", "ms per token (min / median / max)", "speed", "same tokens"], rows
     )
     title = f"Decoder, random weights, {options.tokens} tokens"
-    common.write_results("decode", title, common.machine(options.threads), data, table)
+    common.write_results("decode", title, options, data, table + bench_transcribe.notes(found, None))
+    bars.draw(groups, title, "ms per token", options.results / "decode.svg")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main() -> None:
         ["import", "seconds (min / median / max)", "over torch (medians)"],
         [[name, spread.text(), f"{extra[name]:+.2f}"] for name, spread in spreads.items()],
     )
-    common.write_results("import", "Import time", common.machine(options.threads), spreads, table)
+    common.write_results("import", "Import time", options, spreads, table)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def main() -> None:
         ["engine", f"MiB that the log-mel of {options.minutes} min adds"],
         [[name, f"{peak:.0f}"] for name, peak in peaks.items()],
     )
-    common.write_results(
-        "mel", "Sound files and spectrograms", common.machine(options.threads), data, f"{table}\n\n{memory}"
-    )
+    common.write_results("mel", "Sound files and spectrograms", options, data, f"{table}\n\n{memory}")
 
 
 if __name__ == "__main__":

@@ -1,139 +1,143 @@
-"""Whole transcriptions: torchwhisper beside openai-whisper, same audio, same run, fp32 on the CPU.
+"""Whole transcriptions, from the file to the text, by torchwhisper and its peers on the CPU.
 
-Speed is measured in one process, memory in a process for each engine and setting. Before the timing each
-engine transcribes once, so that compilers (numba) and packed weights are warm.
+Each engine has a process of its own for each setting; they take turns, one run each in a round, after one
+warm-up. The peak memory is that of the same process. All get the same options: temperature 0, the language,
+the beam, previous text as the prompt, no voice detection, no batches.
 """
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bars
 import common
-import torch
+import engines
+import recordings
+import whisper_cpp
+import workers
+from engines import Engine, Setting
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "beam 5": {"beam_size": 5},
-    "word timestamps": {"word_timestamps": True},
-}
-Transcribe = Callable[..., dict[str, Any]]
-
-
-def open_ours(model_path: Path) -> Transcribe:
-    import torchwhisper
-
-    model = torchwhisper.load_model(str(model_path), device="cpu")
-
-    def transcribe(audio: str, **options: Any) -> dict[str, Any]:
-        with common.engine_required():
-            result: dict[str, Any] = torchwhisper.transcribe(model, audio, fp16=False, **options)
-        return result
-
-    return transcribe
-
-
-def open_reference(model_path: Path) -> Transcribe:
-    import whisper
-
-    return partial(whisper.transcribe, whisper.load_model(str(model_path), device="cpu"), fp16=False)
-
-
-# A peer is one more line here: a function that loads the model and returns transcribe(audio, **options).
-ENGINES: dict[str, Callable[[Path], Transcribe]] = {
-    common.OURS: open_ours,
-    common.REFERENCE: open_reference,
+SETTINGS = {
+    "greedy": Setting(),
+    "beam 5": Setting(beam=5),
+    "word timestamps": Setting(words=True),
+    "CLI defaults": Setting(beam=5, fallback=True),
 }
 
 
 @dataclass
 class Row:
+    audio: str
     setting: str
     engine: str
     seconds: common.Spread
-    peak_mib: float | None
-    ratio: float  # to the reference, of the medians; above 1 is faster
-    same_text: bool
+    ratio: float | None  # to the reference, of the medians; above 1 is faster
+    error_rate: float | None  # per cent of words
+    peak_mib: float
+    same_text: bool | None  # as the reference
 
 
-def run(transcribe: Transcribe, audio: Path, setting: str) -> dict[str, Any]:
-    torch.manual_seed(0)
-    return transcribe(str(audio), **SETTINGS[setting])
+def open_run(job: dict[str, Any]) -> workers.Run:
+    """In a worker: what is timed."""
+    engine = engines.BY_NAME[job["engine"]]
+    transcribe = engines.open_transcriber(engine, Path(job["model"]), job["threads"], job["whisper_cli"])
+    setting = Setting(**job["setting"])
+    return lambda audio: transcribe(audio["path"], setting, audio["language"])
 
 
-def print_peak_memory(engine: str, setting: str, model: Path, audio: Path) -> None:
-    run(ENGINES[engine](model), audio, setting)
-    print(json.dumps({"peak_mib": common.peak_memory_mib()}))
+def start(found: Sequence[Engine], setting: Setting, options: argparse.Namespace) -> workers.Workers:
+    jobs = [
+        {
+            "engine": engine.name,
+            "model": str(engines.model_for(engine, options.model)),
+            "threads": options.threads,
+            "setting": asdict(setting),
+            "whisper_cli": options.whisper_cli,
+        }
+        for engine in found
+        if engine.does(setting)
+    ]
+    return workers.Workers(workers.script_of(__file__), jobs)
 
 
-def peak_memory(engine: str, setting: str, options: argparse.Namespace) -> float:
-    line = common.in_fresh_process(
-        __file__,
-        *("--memory-of", engine, setting, "--threads", str(options.threads)),
-        *("--model", str(options.model), "--audio", str(options.audio)),
-    )
-    return float(json.loads(line)["peak_mib"])
+def request(recording: recordings.Recording) -> dict[str, str]:
+    return {"path": str(recording.path), "language": recording.language}
 
 
-def measure(setting: str, engines: dict[str, Transcribe], options: argparse.Namespace) -> list[Row]:
-    texts: dict[str, str] = {}
-
-    def timed(name: str) -> None:
-        texts[name] = run(engines[name], options.audio, setting)["text"]
-
-    for name in engines:
-        timed(name)
-    seconds = common.interleaved({name: partial(timed, name) for name in engines}, options.rounds)
-    reference = seconds[common.REFERENCE].median
+def measure(name: str, audio: Path, found: Sequence[Engine], options: argparse.Namespace) -> list[Row]:
+    recording = recordings.recording(audio)
+    with start(found, SETTINGS[name], options) as running:
+        measured = running.measure(options.rounds, request(recording))
+    reference = measured.get(common.REFERENCE)
     return [
         Row(
-            setting,
+            audio.name,
             name,
-            seconds[name],
-            None if options.no_memory else peak_memory(name, setting, options),
-            reference / seconds[name].median,
-            texts[name] == texts[common.REFERENCE],
+            engine,
+            one.spread,
+            reference.spread.median / one.spread.median if reference else None,
+            recordings.error_rate([recording], [one.value]),
+            one.peak_mib,
+            one.value.split() == reference.value.split() if reference else None,
         )
-        for name in engines
+        for engine, one in measured.items()
     ]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
+    head = ["recording", "setting", "engine", "seconds (min / median / max)", "speed", "word errors"]
     return common.markdown_table(
-        ["setting", "engine", "seconds (min / median / max)", "speed", "peak MiB", "same text"],
+        [*head, "peak MiB", "same text"],
         [
             [
-                row.setting,
-                row.engine,
-                row.seconds.text(),
-                f"{row.ratio:.2f}x",
-                "-" if row.peak_mib is None else f"{row.peak_mib:.0f}",
-                "yes" if row.same_text else "no",
+                *(row.audio, row.setting, row.engine, row.seconds.text()),
+                common.shown(row.ratio, "{:.2f}x"),
+                common.shown(row.error_rate, "{:.1f} %"),
+                f"{row.peak_mib:.0f}",
+                {True: "yes", False: "no", None: "-"}[row.same_text],
             ]
             for row in rows
         ],
     )
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, default=common.default_model(), help="an OpenAI checkpoint")
+    parser.add_argument("--engines", nargs="+", choices=engines.BY_NAME, help="default: all that are here")
+    parser.add_argument("--whisper-cli", metavar="PROGRAM", help="whisper.cpp's program, not the package")
+
+
+def notes(found: Sequence[Engine], whisper_cli: str | None) -> str:
+    """How whisper.cpp was built, if it took part."""
+    if not any(engine.package == "pywhispercpp" for engine in found):
+        return ""
+    return f"\n\nwhisper.cpp: {whisper_cpp.how_built(whisper_cli)}."
+
+
 def main() -> None:
-    parser = common.arguments(__doc__)
-    parser.add_argument("--model", type=Path, default=common.default_model())
-    parser.add_argument("--audio", type=Path, default=common.default_audio())
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--no-memory", action="store_true", help="skip the memory runs")
-    parser.add_argument("--memory-of", nargs=2, metavar=("ENGINE", "SETTING"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.memory_of:
-        print_peak_memory(*options.memory_of, options.model, options.audio)
+    if workers.serve(open_run):
         return
-    engines = {name: load(options.model) for name, load in ENGINES.items()}
-    rows = [row for setting in options.settings for row in measure(setting, engines, options)]
-    title = f"{options.audio.name} with {options.model.name}, fp32"
-    common.write_results("transcribe", title, common.machine(options.threads), rows, table(rows))
+    parser = common.arguments(__doc__)
+    add_engine_arguments(parser)
+    parser.add_argument("--audio", nargs="+", type=Path, default=[common.default_audio()])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    options = parser.parse_args()
+    found = engines.present(options.engines, options.whisper_cli)
+    rows = [
+        row
+        for audio in options.audio
+        for name in options.settings
+        for row in measure(name, audio, found, options)
+    ]
+    title = f"Transcriptions with {options.model.name}"
+    body = table(rows) + notes(found, options.whisper_cli)
+    common.write_results("transcribe", title, options, rows, body)
+    groups: dict[str, dict[str, common.Spread]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.audio}\n{row.setting}", {})[row.engine] = row.seconds
+    bars.draw(groups, title, "seconds", options.results / "transcribe.svg")
 
 
 if __name__ == "__main__":

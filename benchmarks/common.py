@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = Path(os.environ.get("TORCHWHISPER_SHARED", ROOT.parent / "shared"))
 OURS = "torchwhisper"
 REFERENCE = "openai-whisper"
+
+PACKAGES = (OURS, REFERENCE, "torch", "faster-whisper", "ctranslate2", "pywhispercpp")
 
 # The instruction sets that decide which kernels torch and oneDNN take.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -90,31 +91,16 @@ def default_audio() -> Path:
     return shared if shared.exists() else ROOT / "examples" / "jfk.flac"
 
 
-def random_models(size: str) -> tuple[Any, Any]:
-    """Models of an official size with the same random weights: ours and the reference's."""
-    import torch
-    import whisper
-
-    import torchwhisper
-
-    torch.manual_seed(0)
-    state = {}
-    reference = whisper.model.Whisper(whisper.model.ModelDimensions(**SIZES[size]))
-    for name, tensor in reference.state_dict().items():
-        scale = tensor.shape[-1] ** -0.5 if tensor.ndim > 1 else 0.02
-        state[name] = torch.randn_like(tensor) * scale + float("ln" in name and name.endswith("weight"))
-    reference.load_state_dict(state)
-    ours = torchwhisper.model.Whisper(torchwhisper.model.ModelDimensions(**SIZES[size]))
-    ours.load_state_dict(state)
-    return ours.eval(), reference.eval()
-
-
 def engine_required() -> AbstractContextManager[object]:
     """While it lasts the plain PyTorch path is an error, so that nothing is measured on the wrong path."""
     from torchwhisper import _engine
 
     required: AbstractContextManager[object] = _engine.require()
     return required
+
+
+def nothing() -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
@@ -145,13 +131,22 @@ def in_fresh_process(script: str, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def machine(threads: int) -> dict[str, object]:
+def cpu_flags() -> list[str]:
+    """The instruction sets of this processor that decide which kernels are taken."""
+    flags = _cpu_fields().get("flags", "").split()
+    return [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def _cpu_fields() -> dict[str, str]:
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", "").split()
+    pairs = (line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def machine(threads: int) -> dict[str, object]:
+    fields = _cpu_fields()
     versions = {}
-    for package in (OURS, REFERENCE, "torch", "faster-whisper"):
+    for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -159,7 +154,7 @@ def machine(threads: int) -> dict[str, object]:
     return {
         "cpu": fields.get("model name", platform.processor()),
         "cpu family and model": f"{fields.get('cpu family', '?')}/{fields.get('model', '?')}",
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "flags": cpu_flags(),
         "cores": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
@@ -184,14 +179,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_results(name: str, title: str, about: Mapping[str, object], data: object, body: str) -> None:
-    """Writes benchmarks/results/NAME.json and NAME.md, and prints the latter."""
-    RESULTS.mkdir(exist_ok=True)
+def shown(value: object, form: str = "{}") -> str:
+    """A cell of a table."""
+    return "-" if value is None else form.format(value)
+
+
+def write_results(name: str, title: str, options: argparse.Namespace, data: object, body: str) -> None:
+    """Writes NAME.json and NAME.md into the folder of results, and prints the latter."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    about = machine(options.threads)
     payload = {"machine": about, "data": data}
     text = json.dumps(payload, indent=2, default=lambda value: asdict(value))
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (options.results / f"{name}.json").write_text(text + "\n")
     page = f"# {title}\n\n{describe(about)}\n\n{body}\n"
-    (RESULTS / f"{name}.md").write_text(page)
+    (options.results / f"{name}.md").write_text(page)
     print(page)
 
 
@@ -202,4 +203,5 @@ def arguments(description: str | None, rounds: int = 3) -> argparse.ArgumentPars
     )
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder; default: benchmarks/results")
     return parser
