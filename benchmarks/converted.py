@@ -1,7 +1,11 @@
-"""Checkpoints in the forms that the peers read, written once below build/benchmarks/."""
+"""Checkpoints in the forms that the peers read, each written once.
+
+They go to build/benchmarks/ or the folder in $TORCHWHISPER_BENCHMARK_MODELS.
+"""
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 
 import common
 
-FOLDER = common.ROOT / "build" / "benchmarks"
+FOLDER = Path(os.environ.get("TORCHWHISPER_BENCHMARK_MODELS", common.ROOT / "build" / "benchmarks"))
 
 
 def _of(model: Path, kind: str, write: Callable[[Path], None]) -> Path:
@@ -56,7 +60,7 @@ def hugging_face_folder(model: Path) -> Path:
 
         loaded = torchwhisper.load_model(str(model), device="cpu")
         torchwhisper.save_model(loaded, target, "hugging_face")
-        _write_tokenizer(target, loaded.num_languages)
+        write_tokenizer(target, loaded.num_languages)
         features = {
             "feature_extractor_type": "WhisperFeatureExtractor",
             "feature_size": loaded.dims.n_mels,
@@ -84,10 +88,8 @@ def ggml_file(model: Path, kind: str) -> Path:
     return _of(model, f"{kind}.bin", write)
 
 
-# --- the tokenizer in the format of Hugging Face's tokenizers --------------------------------------------
-
-
-def _write_tokenizer(folder: Path, num_languages: int) -> None:
+def write_tokenizer(folder: Path, num_languages: int) -> None:
+    """The multilingual tokenizer as Hugging Face's tokenizers and transformers read it."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     from torchwhisper.tokenizer import get_encoding
