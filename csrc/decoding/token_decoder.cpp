@@ -86,6 +86,7 @@ std::vector<BestTokens> GreedyDecoder::choose(const at::Tensor& logits) const {
   const at::Tensor logprobs = at::log_softmax(logits, -1).gather(1, sampled).cpu();
   const at::Tensor tokens = sampled.cpu();
   std::vector<BestTokens> chosen;
+  chosen.reserve(static_cast<std::size_t>(logits.size(0)));
   for (std::int64_t row = 0; row < logits.size(0); ++row) {
     chosen.push_back({{tokens.const_data_ptr<std::int64_t>()[row]}, {logprobs.const_data_ptr<float>()[row]}});
   }

@@ -6,6 +6,7 @@
 #endif
 
 #include <cstdint>
+#include <numbers>
 
 #include "csrc/kernels/table.h"
 
@@ -13,13 +14,13 @@ namespace torchwhisper::kernels::TORCHWHISPER_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
+constexpr std::int64_t kLanes = 16;
 #elif defined(__AVX2__)
-constexpr int kLanes = 8;
+constexpr std::int64_t kLanes = 8;
 #else
-constexpr int kLanes = 4;
+constexpr std::int64_t kLanes = 4;
 #endif
-constexpr int kMostRows = 6;
+constexpr std::int64_t kMostRows = 6;
 // How far ahead of its use a weight is asked for: the processor's own prefetching starts anew in every page
 // and for every panel.
 constexpr int kAhead = 32;
@@ -56,7 +57,7 @@ inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 template <typename Combine>
 inline float reduce(Floats value, Combine combine) {
   float result = value[0];
-  for (int i = 1; i < kLanes; ++i) {
+  for (std::int64_t i = 1; i < kLanes; ++i) {
     result = combine(result, value[i]);
   }
   return result;
@@ -78,8 +79,11 @@ inline Floats exp_of(Floats x) {
   constexpr float kLowest = -87.0F;
   constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
   const Floats clamped = larger(x, all(kLowest));
-  const Floats n = (clamped * 1.44269504F + kRounder) - kRounder;
-  const Floats r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+  const Floats n = (clamped * std::numbers::log2e_v<float> + kRounder) - kRounder;
+  // ln 2 in two parts, of which the first has few digits: its products are exact.
+  constexpr float kLn2High = 0.693359375F;  // NOLINT(modernize-use-std-numbers)
+  constexpr float kLn2Low = -2.12194440e-4F;
+  const Floats r = (clamped - n * kLn2High) - n * kLn2Low;
   Floats series = all(1.0F / 5040.0F);
   series = series * r + 1.0F / 720.0F;
   series = series * r + 1.0F / 120.0F;
@@ -247,7 +251,7 @@ float dot(const float* x, const float* y, std::int64_t n) {
 // exp() of the numbers from `i` on, of which `n - i` are left; the lanes beyond give 0.
 inline Floats exp_of_rest(const float* x, std::int64_t i, std::int64_t n, float shift, float scale) {
   float rest[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
+  for (std::int64_t lane = 0; lane < kLanes; ++lane) {
     rest[lane] = i + lane < n ? (x[i + lane] - shift) * scale : -1000.0F;
   }
   return exp_of(load(rest));
@@ -273,12 +277,12 @@ float maximum(const float* x, std::int64_t n) {
 
 float log_sum_exp(const float* x, std::int64_t n) {
   // Several sums, so that each stays small beside what is added to it.
-  constexpr int kSums = 8;
+  constexpr std::int64_t kSums = 8;
   const float largest = maximum(x, n);
   Floats sums[kSums] = {};
   std::int64_t i = 0;
   for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
-    for (int s = 0; s < kSums; ++s) {
+    for (std::int64_t s = 0; s < kSums; ++s) {
       sums[s] += exp_of(load(x + i + s * kLanes) - largest);
     }
   }
@@ -303,7 +307,7 @@ float exponentials(float* x, std::int64_t n, float scale) {
   }
   if (i < n) {
     const Floats value = exp_of_rest(x, i, n, largest, scale);
-    for (int lane = 0; i + lane < n; ++lane) {
+    for (std::int64_t lane = 0; i + lane < n; ++lane) {
       x[i + lane] = value[lane];
     }
     sums += value;
