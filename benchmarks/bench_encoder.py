@@ -4,6 +4,7 @@ Beside it the limit of each type: the matrix products at the rate at which torch
 type, and the attention at the float32 rate, measured in the same rounds.
 """
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def limits(size: str, measured: dict[str, workers.Measured]) -> dict[str, float]
     state = common.SIZES[size]["n_audio_state"]
     one = 2 * 1500 * state * 4 * state
     rates = {
-        name.removeprefix("GEMM "): one / min(values.values)
+        name.removeprefix("GEMM "): one / statistics.median(values.values)
         for name, values in measured.items()
         if name.startswith("GEMM ")
     }

@@ -116,7 +116,7 @@ def gain(times: dict[str, common.Spread], name: str) -> str:
 def main() -> None:
     if workers.serve(open_run):
         return
-    parser = common.arguments(__doc__, rounds=5)
+    parser = common.arguments(__doc__)
     parser.add_argument("--model", type=Path, default=common.default_model(), help="an OpenAI checkpoint")
     parser.add_argument("--audio", type=Path, default=common.default_audio())
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))

@@ -60,7 +60,7 @@ def hugging_face_folder(model: Path) -> Path:
 
         loaded = torchwhisper.load_model(str(model), device="cpu")
         torchwhisper.save_model(loaded, target, "hugging_face")
-        write_tokenizer(target, loaded.num_languages)
+        write_tokenizer(target, loaded.is_multilingual, loaded.num_languages)
         features = {
             "feature_extractor_type": "WhisperFeatureExtractor",
             "feature_size": loaded.dims.n_mels,
@@ -88,13 +88,13 @@ def ggml_file(model: Path, kind: str) -> Path:
     return _of(model, f"{kind}.bin", write)
 
 
-def write_tokenizer(folder: Path, num_languages: int) -> None:
-    """The multilingual tokenizer as Hugging Face's tokenizers and transformers read it."""
+def write_tokenizer(folder: Path, multilingual: bool, num_languages: int) -> None:
+    """The tokenizer as Hugging Face's tokenizers and transformers read it."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     from torchwhisper.tokenizer import get_encoding
 
-    encoding = get_encoding("multilingual", num_languages=num_languages)
+    encoding = get_encoding("multilingual" if multilingual else "gpt2", num_languages=num_languages)
     ranks: dict[bytes, int] = encoding._mergeable_ranks
     letters = _letters()
 

@@ -1,5 +1,6 @@
 """How fast this machine multiplies matrices: what an encoder can be measured against."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -76,6 +77,7 @@ def _int8(x: Any, weight: Any, bias: Any) -> list[Callable[[], Any]]:
     import torch
 
     ways: list[Callable[[], Any]] = []
+    warnings.filterwarnings("ignore", ".*quantized tensor creation functions.*")
     rows = torch.quantize_per_channel(
         weight, weight.abs().amax(1) / 127, torch.zeros(len(weight), dtype=torch.int64), 0, torch.qint8
     )

@@ -19,6 +19,7 @@ _KINDS = {
     "q8_0": (2 * 1000 + 7, _Q8_0),
 }  # of the file (version of the blocks, kind), of matrices
 _BLOCK = 32
+_ENGLISH = 51864  # the vocabulary of models for English only
 _SIZES = (
     *("n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
     *("n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels"),
@@ -30,7 +31,7 @@ _EXACT = (
 
 
 def write(checkpoint: Path, target: Path, kind: str) -> None:
-    """checkpoint: an OpenAI checkpoint with the multilingual vocabulary; kind: f16 or q8_0."""
+    """checkpoint: an OpenAI checkpoint; kind: f16 or q8_0."""
     import torch
 
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -38,7 +39,7 @@ def write(checkpoint: Path, target: Path, kind: str) -> None:
     with target.open("wb") as file:
         file.write(struct.pack("<12i", _MAGIC, *(dims[size] for size in _SIZES), of_file))
         _write_filters(file, dims["n_mels"])
-        _write_vocabulary(file)
+        _write_vocabulary(file, "multilingual" if dims["n_vocab"] > _ENGLISH else "gpt2")
         for name, tensor in content["model_state_dict"].items():
             _write_tensor(file, name, tensor.float().numpy(), of_matrix)
 
@@ -51,10 +52,10 @@ def _write_filters(file: BinaryIO, mels: int) -> None:
     file.write(filters.astype("<f4").tobytes())
 
 
-def _write_vocabulary(file: BinaryIO) -> None:
+def _write_vocabulary(file: BinaryIO, name: str) -> None:
     from torchwhisper.tokenizer import get_encoding
 
-    ranks = get_encoding("multilingual")._mergeable_ranks
+    ranks = get_encoding(name)._mergeable_ranks
     file.write(struct.pack("<i", len(ranks)))
     for token in sorted(ranks, key=lambda token: ranks[token]):
         file.write(struct.pack("<i", len(token)) + token)

@@ -144,24 +144,38 @@ def test_blocks_of_q8_0_give_the_values_back() -> None:
     assert (np.abs(back - values) <= 0.5 * step + 127 * step * 2**-11 + 1e-12).all()
 
 
-def test_the_tokenizer_for_the_peers_is_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("multilingual", [True, False])
+def test_the_tokenizer_for_the_peers_is_ours(multilingual: bool, tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face's tokenizers is not installed")
     import converted
 
     from torchwhisper.tokenizer import get_tokenizer
 
-    converted.write_tokenizer(tmp_path, 99)
+    converted.write_tokenizer(tmp_path, multilingual, 99)
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ours = get_tokenizer(True, num_languages=99)
-    for text in (
-        " Ask not what your country can do.",
-        "Übermäßig  viele   Wörter!",
-        "日本語 12,5 % ♪",
-    ):
+    ours = get_tokenizer(multilingual, num_languages=99)
+    for text in (" Ask not what your country can do.", "Übermäßig  viele   Wörter!", "日本語 12,5 % ♪"):
         assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)
         assert theirs.decode(ours.encode(text)) == text
     for token, number in ours.special_tokens.items():
         assert theirs.token_to_id(token) == number
+
+
+def test_a_program_of_whisper_cpp(demo: Path, tmp_path: Path) -> None:
+    program = tmp_path / "whisper-cli"
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "[00:00:00.000 --> 00:00:08.000]   And so my fellow Americans, ask not what your country"\n'
+        'echo "[00:00:08.000 --> 00:00:11.000]   can do for you, ask what you can do for your country."\n'
+    )
+    program.chmod(0o755)
+    table = run(
+        *("transcribe", tmp_path / "results", "--model", demo, "--audio", JFK, "--rounds", 1),
+        *("--settings", "beam 5", "--engines", "whisper.cpp q8_0", "--whisper-cli", program),
+    )
+    assert "| whisper.cpp q8_0 |" in table
+    assert "| 0.0 % |" in table
+    assert f"{program}, a program" in table
 
 
 def test_operations_of_the_encoder_are_those_of_the_table_of_sizes() -> None:
