@@ -45,6 +45,12 @@ py::tuple load_audio(const std::string& path, int sample_rate, common::Control& 
   return loaded_to_python(std::move(loaded));
 }
 
+double audio_seconds(const std::string& path) {
+  const py::gil_scoped_release no_gil;
+  const audio::SoundInfo info = audio::SoundFile(path).info();
+  return info.frames < 0 ? -1.0 : static_cast<double>(info.frames) / info.sample_rate;
+}
+
 py::tuple decode_audio(const py::buffer& encoded, int sample_rate, common::Control& control) {
   const py::buffer_info bytes = encoded.request();
   const std::span view(static_cast<const std::byte*>(bytes.ptr),
@@ -78,6 +84,9 @@ Decode a sound file (path as bytes) with libsndfile to mono at sample_rate.
 Returns float32 samples in multiples of 1/32768, and why the file may hold more, mostly "". Raises SoundError where
 the file cannot be read, UnsupportedSound where it is to be left to ffmpeg, ValueError on NaN and infinity.
 )pbdoc");
+  m.def("audio_seconds", &audio_seconds, py::arg("path"),
+        "The length that a sound file's header promises, -1 if none. Raises as load_audio, but decodes "
+        "nothing.");
   m.def("decode_audio", &decode_audio, py::arg("encoded"), py::arg("sample_rate"), py::arg("control"),
         "As load_audio, from the bytes of an encoded file.");
   m.def("resample", &resample, py::arg("samples"), py::arg("from_rate"), py::arg("to_rate"),

@@ -39,6 +39,13 @@ NamedParameters named_parameters(const torch::nn::Module& module) {
 
 at::ScalarType to_dtype(const py::object& dtype) { return py::cast<at::ScalarType>(dtype); }
 
+nn::BlockTraining to_training(const std::string& policy, std::int64_t every, double stochastic_depth) {
+  TORCH_CHECK_VALUE(every >= 1, "every is ", every, ", expected at least 1");
+  TORCH_CHECK_VALUE(stochastic_depth >= 0 && stochastic_depth < 1, "stochastic_depth is ", stochastic_depth,
+                    ", expected a probability below 1");
+  return {nn::to_checkpoint_policy(policy), every, stochastic_depth};
+}
+
 void bind_encoder(py::module_& m) {
   py::class_<model::AudioEncoder>(m, "AudioEncoder", R"pbdoc(
 The audio half of Whisper on adopted tensors.
@@ -51,11 +58,13 @@ dims: the sizes n_mels and n_audio_*. tensors: by state_dict key below "encoder.
            }),
            py::arg("dims"), py::arg("tensors"))
       .def("forward",
-           torch::wrap_pybind_function_no_gil([](model::AudioEncoder& self, const at::Tensor& mel) {
+           torch::wrap_pybind_function_no_gil([](model::AudioEncoder& self, const at::Tensor& mel,
+                                                 const std::string& policy, std::int64_t every,
+                                                 double stochastic_depth) {
              common::Control control;
-             return self->forward(mel, control);
+             return self->forward(mel, control, to_training(policy, every, stochastic_depth));
            }),
-           py::arg("mel"),
+           py::arg("mel"), py::arg("policy") = "", py::arg("every") = 1, py::arg("stochastic_depth") = 0.0,
            "mel [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].")
       .def("named_parameters", [](model::AudioEncoder& self) { return named_parameters(*self); });
 }
@@ -72,12 +81,22 @@ dims: the sizes n_vocab and n_text_*. tensors: by state_dict key below "decoder.
            }),
            py::arg("dims"), py::arg("tensors"))
       .def("forward",
-           torch::wrap_pybind_function_no_gil(
-               [](model::TextDecoder& self, const at::Tensor& tokens, const at::Tensor& features) {
-                 return self->forward(tokens, features);
-               }),
-           py::arg("tokens"), py::arg("audio_features"),
+           torch::wrap_pybind_function_no_gil([](model::TextDecoder& self, const at::Tensor& tokens,
+                                                 const at::Tensor& features, const std::string& policy,
+                                                 std::int64_t every, double stochastic_depth) {
+             return self->forward(tokens, features, to_training(policy, every, stochastic_depth));
+           }),
+           py::arg("tokens"), py::arg("audio_features"), py::arg("policy") = "", py::arg("every") = 1,
+           py::arg("stochastic_depth") = 0.0,
            "tokens [batch, time], features [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.")
+      .def("hidden",
+           torch::wrap_pybind_function_no_gil([](model::TextDecoder& self, const at::Tensor& tokens,
+                                                 const at::Tensor& features, const std::string& policy,
+                                                 std::int64_t every, double stochastic_depth) {
+             return self->hidden(tokens, features, to_training(policy, every, stochastic_depth));
+           }),
+           py::arg("tokens"), py::arg("audio_features"), py::arg("policy") = "", py::arg("every") = 1,
+           py::arg("stochastic_depth") = 0.0, "forward without the tied head -> [batch, time, n_state].")
       .def("named_parameters", [](model::TextDecoder& self) { return named_parameters(*self); });
 }
 

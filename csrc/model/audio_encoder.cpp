@@ -21,7 +21,8 @@ AudioEncoderImpl::AudioEncoderImpl(const ModelDimensions& dims, const nn::Weight
                              /*cross_attention=*/false)),
       ln_post(register_module("ln_post", nn::LayerNorm(given["ln_post"], dims.n_audio_state))) {}
 
-at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& control) {
+at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& control,
+                                     const nn::BlockTraining& training) {
   at::Tensor x = at::gelu(conv2(at::gelu(conv1(mel)))).transpose(1, 2);
   TORCH_CHECK_VALUE(x.size(1) == positional_embedding.size(0),
                     "incorrect audio shape: the mel spectrogram has ", mel.size(2), " frames, expected ",
@@ -30,7 +31,8 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   x = (x + positional_embedding).to(x.scalar_type()).contiguous();
   std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
-    x = block->encode(x);
+    x = training.changes_blocks() ? block->forward_training(x, /*features=*/{}, training.of_block(done))
+                                  : block->encode(x);
     control.step(common::Stage::kEncode, ++done);
   }
   return ln_post(x);

@@ -9,6 +9,7 @@
 #include "csrc/common/control.h"
 #include "csrc/model/dimensions.h"
 #include "csrc/nn/block.h"
+#include "csrc/nn/checkpoint.h"
 #include "csrc/nn/layers.h"
 #include "csrc/nn/weights.h"
 
@@ -20,7 +21,7 @@ struct TORCHWHISPER_API AudioEncoderImpl : torch::nn::Module {
 
   /// mel: [batch, n_mels, 2 * n_audio_ctx] -> [batch, n_audio_ctx, n_audio_state].
   /// Throws ValueError "incorrect audio shape" for any other number of frames.
-  at::Tensor forward(const at::Tensor& mel, common::Control& control);
+  at::Tensor forward(const at::Tensor& mel, common::Control& control, const nn::BlockTraining& training = {});
 
   void prepare(at::ScalarType dtype, nn::WeightArena& arena);
 

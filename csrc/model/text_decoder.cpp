@@ -56,14 +56,22 @@ at::Tensor TextDecoderImpl::embed(const at::Tensor& tokens, std::int64_t offset,
   return (at::embedding(token_embedding, tokens) + positional_embedding.slice(0, offset, end)).to(dtype);
 }
 
-at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& features) {
+at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& features,
+                                    const nn::BlockTraining& training) {
+  return project(hidden(tokens, features, training));
+}
+
+at::Tensor TextDecoderImpl::hidden(const at::Tensor& tokens, const at::Tensor& features,
+                                   const nn::BlockTraining& training) {
   check_sequences(tokens, features, token_embedding.size(1));
   const bool one_text = tokens.size(0) == 1 && features.size(0) > 1;
   at::Tensor x = embed(one_text ? tokens.expand({features.size(0), -1}) : tokens, 0, features.scalar_type());
-  for (nn::ResidualAttentionBlock& block : blocks) {
-    x = block->decode(x, features);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    x = training.changes_blocks()
+            ? blocks[i]->forward_training(x, features, training.of_block(static_cast<std::int64_t>(i)))
+            : blocks[i]->decode(x, features);
   }
-  return project(ln(x));
+  return ln(x);
 }
 
 TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(

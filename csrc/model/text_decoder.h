@@ -12,6 +12,7 @@
 #include "csrc/common/control.h"
 #include "csrc/model/dimensions.h"
 #include "csrc/nn/block.h"
+#include "csrc/nn/checkpoint.h"
 #include "csrc/nn/kv_cache.h"
 #include "csrc/nn/layers.h"
 #include "csrc/nn/vocabulary_head.h"
@@ -44,7 +45,12 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   /// tokens: [batch, time] int64, features: [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.
   /// One of the two batches may be 1. Throws ValueError where the sizes do not fit or time exceeds
   /// n_text_ctx.
-  at::Tensor forward(const at::Tensor& tokens, const at::Tensor& features);
+  at::Tensor forward(const at::Tensor& tokens, const at::Tensor& features,
+                     const nn::BlockTraining& training = {});
+
+  /// The same up to the last normalisation: the hidden states [batch, time, n_state].
+  at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& features,
+                    const nn::BlockTraining& training = {});
 
   struct Aligned {
     at::Tensor logits;  // [time, n_vocab] float32

@@ -3,6 +3,19 @@
 #include <ATen/ATen.h>
 
 namespace torchwhisper::nn {
+namespace {
+
+template <typename Layer>
+Affine affine(const Layer& layer) {
+  return {layer->weight, layer->bias};
+}
+
+AttentionWeights attention_weights(const LayerNorm& norm, const MultiHeadAttention& attention) {
+  return {affine(norm), affine(attention->query), affine(attention->key), affine(attention->value),
+          affine(attention->out)};
+}
+
+}  // namespace
 
 MlpImpl::MlpImpl(const Weights& given, std::int64_t n_state)
     : expand(register_module("0", Linear(given["0"], n_state, 4 * n_state))),
@@ -56,6 +69,20 @@ MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(co
   const auto cross = cross_attn->cross_attention_with_scores(cross_attn_ln(x), memory);
   x = x + cross.out;
   return {x + mlp(mlp_ln(x)), cross.scores};
+}
+
+at::Tensor ResidualAttentionBlockImpl::forward_training(const at::Tensor& x, const at::Tensor& features,
+                                                        const BlockTraining& training) {
+  return train_block(x, features, weights(), attn->n_head, training);
+}
+
+BlockWeights ResidualAttentionBlockImpl::weights() const {
+  BlockWeights all{
+      attention_weights(attn_ln, attn), {}, {affine(mlp_ln), affine(mlp->expand), affine(mlp->contract)}};
+  if (cross_attn) {
+    all.cross_attn = attention_weights(cross_attn_ln, cross_attn);
+  }
+  return all;
 }
 
 void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype, WeightArena& arena) {

@@ -7,6 +7,8 @@
 
 #include "csrc/common/api.h"
 #include "csrc/nn/attention.h"
+#include "csrc/nn/block_weights.h"
+#include "csrc/nn/checkpoint.h"
 #include "csrc/nn/layers.h"
 #include "csrc/nn/weights.h"
 
@@ -44,6 +46,13 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   /// decode() with explicit attention; returns the scores of the cross-attention as well.
   MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const KeyValueCache& memory,
                                                     const at::Tensor& mask);
+
+  /// encode(), or decode() where the block has cross-attention, with activation checkpointing and stochastic
+  /// depth as `training` says.
+  at::Tensor forward_training(const at::Tensor& x, const at::Tensor& features, const BlockTraining& training);
+
+  /// The parameters, not copied.
+  BlockWeights weights() const;
 
   void prepare(at::ScalarType dtype, WeightArena& arena);
 

@@ -52,6 +52,10 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   if (is_plain_float(x) && is_plain_float(weight) && is_plain_float(bias)) {
     return layer_norm_by_kernel(x, weight, bias);
   }
+  return layer_norm_for_training(x, weight, bias);
+}
+
+at::Tensor layer_norm_for_training(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   return at::layer_norm(x.to(at::kFloat), weight.sizes(), weight.to(at::kFloat), bias.to(at::kFloat),
                         kLayerNormEps)
       .to(x.scalar_type());

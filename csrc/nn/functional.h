@@ -16,6 +16,10 @@ TORCHWHISPER_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight
 /// Normalises the last dimension in float32 and returns the type of x (eps 1e-5).
 TORCHWHISPER_API at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
+/// The same by the kernel that backward passes are made for, whether or not gradients are recorded.
+TORCHWHISPER_API at::Tensor layer_norm_for_training(const at::Tensor& x, const at::Tensor& weight,
+                                                    const at::Tensor& bias);
+
 /// x: [batch, channels_in, time], weight: [channels_out, channels_in, 3], padding 1.
 TORCHWHISPER_API at::Tensor conv1d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                                    std::int64_t stride);

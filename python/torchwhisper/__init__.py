@@ -85,6 +85,8 @@ def load_model(
     device: str | torch.device | None = None,
     download_root: str | None = None,
     in_memory: bool = False,
+    *,
+    checkpointing: str | None = None,
 ) -> Whisper:
     """Load a model by its official name, from files of several kinds, or the bundled one (`demo`).
 
@@ -97,6 +99,7 @@ def load_model(
     download_root: folder of downloaded checkpoints; default $XDG_CACHE_HOME/whisper or ~/.cache/whisper, for
         models of the Hub their own cache.
     in_memory: read the whole checkpoint into memory before it is parsed.
+    checkpointing: policy of activation checkpointing for training, see Whisper.enable_checkpointing.
 
     Returns the model with float32 parameters that require gradients, in training mode. The alignment heads
     are the model's own where its name or its files tell them, else the upper half of the decoder.
@@ -106,7 +109,9 @@ def load_model(
     name = os.fspath(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.empty(0, device=device)  # a device that is not there fails here, not after the download
-    return _checkpoint.build(_read(name, download_root, in_memory), name, device)
+    model = _checkpoint.build(_read(name, download_root, in_memory), name, device)
+    model.enable_checkpointing(checkpointing)
+    return model
 
 
 def _read(name: str, download_root: str | None, in_memory: bool) -> _checkpoint.Checkpoint:

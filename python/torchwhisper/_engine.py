@@ -29,12 +29,14 @@ from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 
 from . import _C
+from ._block_training import BlockTraining
 from ._plain_tree import NotPlainError, Tree, hooks_of, model_module
 
 if TYPE_CHECKING:
     from .model import AudioEncoder, TextDecoder, Whisper
 
 _T = TypeVar("_T")
+_NOTHING_SPECIAL = BlockTraining()
 
 _MODES = ("auto", "require", "off")
 _mode = os.environ.get("TORCHWHISPER_ENGINE") or "auto"
@@ -155,7 +157,7 @@ def _plain_tree(root: nn.Module, root_counts: bool) -> Tree | str:
         except NotPlainError as error:
             return str(error)
         _, hooked = tree.look(root)
-    if torch.is_autocast_enabled(tree.device.type):
+    if torch.is_autocast_enabled(tree.device.type) and not torch.is_grad_enabled():
         return "autocast is on"
     if hooked is None and root_counts and any(hooks_of(vars(root))):
         hooked = f"the {type(root).__name__} has hooks"
@@ -187,13 +189,17 @@ def encoder_for(module: AudioEncoder, mel: Tensor) -> Callable[[Tensor], Tensor]
     twin = _prepared_now(tree, mel.dtype)
     if twin is not None:
         return functools.partial(twin.embed_audio, control=_C.Control())
-    return cast(_C.AudioEncoder, tree.twin).forward
+    return functools.partial(cast(_C.AudioEncoder, tree.twin).forward, **_block_training(module))
 
 
 def decoder_for(
-    module: TextDecoder, tokens: Tensor, features: Tensor, kv_cache: Any
+    module: TextDecoder, tokens: Tensor, features: Tensor, kv_cache: Any, hidden: bool = False
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The engine's forward for a call of `module`; None where the Python path has to be taken."""
+    """The engine's forward for a call of `module`; None where the Python path has to be taken.
+
+    Args:
+        hidden: up to the last normalisation only, for `TextDecoder.hidden`.
+    """
     if torch.compiler.is_compiling():
         return _or_python("the module is being compiled")
     if kv_cache is not None:
@@ -206,8 +212,20 @@ def decoder_for(
         return _or_python(
             f"the inputs are not plain tokens [batch, n] and features of 3 axes on {tree.device}"
         )
+    live = cast(_C.TextDecoder, tree.twin)
+    if hidden:
+        return functools.partial(live.hidden, **_block_training(module))
     twin = _prepared_now(tree, features.dtype)
-    return twin.logits if twin is not None else cast(_C.TextDecoder, tree.twin).forward
+    if twin is not None:
+        return twin.logits
+    return functools.partial(live.forward, **_block_training(module))
+
+
+def _block_training(module: AudioEncoder | TextDecoder) -> dict[str, Any]:
+    training = module.block_training.now(module)
+    if training == _NOTHING_SPECIAL:
+        return {}
+    return {**training._asdict(), "policy": training.policy or ""}
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.hooks import RemovableHandle
 
 from . import _engine
+from ._block_training import BlockTraining
+from ._block_training import run as _run_block
 from .decoding import decode as decode_function
 from .decoding import detect_language as detect_language_function
 from .transcribe import transcribe as transcribe_function
@@ -204,6 +206,7 @@ class ResidualAttentionBlock(_Adopted):
 
 class AudioEncoder(_Adopted):
     positional_embedding: Tensor
+    block_training = BlockTraining()
 
     def __init__(self, n_mels: int, n_ctx: int, n_state: int, n_head: int, n_layer: int) -> None:
         super().__init__()
@@ -234,13 +237,15 @@ class AudioEncoder(_Adopted):
         x = x.permute(0, 2, 1)
         assert x.shape[1:] == self.positional_embedding.shape, "incorrect audio shape"
         x = (x + self.positional_embedding).to(x.dtype)
-        for block in self.blocks:
-            x = block(x)
+        training = self.block_training.now(self)
+        for i, block in enumerate(self.blocks):
+            x = _run_block(cast(ResidualAttentionBlock, block), i, training, x)
         return cast(Tensor, self.ln_post(x))
 
 
 class TextDecoder(_Adopted):
     mask: Tensor
+    block_training = BlockTraining()
 
     def __init__(self, n_vocab: int, n_ctx: int, n_state: int, n_head: int, n_layer: int) -> None:
         super().__init__()
@@ -265,14 +270,25 @@ class TextDecoder(_Adopted):
         """
         if (forward := _engine.decoder_for(self, x, xa, kv_cache)) is not None:
             return forward(x, xa)
+        x = self._hidden(x, xa, kv_cache)
+        return (x @ self.token_embedding.weight.to(x.dtype).transpose(0, 1)).float()
 
+    def hidden(self, x: Tensor, xa: Tensor) -> Tensor:
+        """What `forward` multiplies by the token embedding: [batch, tokens, n_state] in the dtype of `xa`."""
+        forward = _engine.decoder_for(self, x, xa, None, hidden=True)
+        return self._hidden(x, xa, None) if forward is None else forward(x, xa)
+
+    def _hidden(self, x: Tensor, xa: Tensor, kv_cache: KvCache | None) -> Tensor:
         offset = next(iter(kv_cache.values())).shape[1] if kv_cache else 0
         x = self.token_embedding(x) + self.positional_embedding[offset : offset + x.shape[-1]]
         x = x.to(xa.dtype)
-        for block in self.blocks:
-            x = block(x, xa, mask=self.mask, kv_cache=kv_cache)
-        x = self.ln(x)
-        return (x @ self.token_embedding.weight.to(x.dtype).transpose(0, 1)).float()
+        training = self.block_training.now(self)
+        for i, block in enumerate(self.blocks):
+            if kv_cache is None:
+                x = _run_block(cast(ResidualAttentionBlock, block), i, training, x, xa, self.mask)
+            else:
+                x = block(x, xa, mask=self.mask, kv_cache=kv_cache)
+        return cast(Tensor, self.ln(x))
 
 
 class Whisper(_Adopted):
@@ -305,6 +321,33 @@ class Whisper(_Adopted):
         flags = np.frombuffer(gzip.decompress(base64.b85decode(dump)), dtype=bool).copy()
         heads = torch.from_numpy(flags).reshape(self.dims.n_text_layer, self.dims.n_text_head)
         self.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+
+    def enable_checkpointing(self, policy: str | None = "block", every: int = 1) -> None:
+        """Trades computing for memory in training: the backward pass computes some activations again.
+
+        It acts where gradients are recorded and changes no result; inference does not notice it.
+
+        Args:
+            policy: what is computed again in every block. "selective": the outputs of LayerNorm and GELU;
+                "mlp": also the first product of the feed-forward half; "block": all but the input of the
+                block. None switches it off.
+            every: leave out all but each `every`-th block.
+
+        Raises:
+            ValueError: another policy, or `every` below 1.
+        """
+        for half in (self.encoder, self.decoder):
+            half.block_training = half.block_training._replace(policy=policy, every=every).checked()
+
+    def set_stochastic_depth(self, probability: float) -> None:
+        """In training mode every block is skipped for a row of the batch with this probability; 0 switches it
+        off. What a block adds is scaled by 1 / (1 - probability) where it is not skipped.
+
+        Raises:
+            ValueError: not a probability below 1.
+        """
+        for half in (self.encoder, self.decoder):
+            half.block_training = half.block_training._replace(stochastic_depth=probability).checked()
 
     def embed_audio(self, mel: Tensor) -> Tensor:
         """[batch, n_mels, 2 * n_audio_ctx] to audio features [batch, n_audio_ctx, n_audio_state]."""

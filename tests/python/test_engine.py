@@ -536,7 +536,9 @@ def test_checkpointing_around_the_engine(model, mel, use_reentrant):
         with _engine.require():
             run(mel.clone().requires_grad_()).square().mean().backward()
         grads.append([p.grad.clone() for p in model.encoder.parameters()])
-    assert all(map(torch.equal, *grads))
+    # The reentrant kind runs forward without gradients, where other kernels round otherwise.
+    for got, want in zip(*grads, strict=True):
+        assert_close(got, want, rtol=0, atol=(1e-5 if use_reentrant else 0) * want.abs().max().item())
 
 
 def test_compiled_model_trains(model, mel, tokens):
