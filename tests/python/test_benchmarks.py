@@ -86,6 +86,15 @@ def test_parts(name: str, tmp_path: Path) -> None:
     assert all(f"| {engine} |" in table for engine in OWN)
 
 
+def test_train(tmp_path: Path) -> None:
+    table = run(
+        *("train", tmp_path / "results", "--engines", *OWN, "--checkpointing", "block", "--device", "cpu"),
+        *("--sizes", "tiny", "--batch", 1, "--tokens", 8, "--steps", 1, "--rounds", 1),
+    )
+    assert "| tiny | torchwhisper | block | chunked |" in table
+    assert "| tiny | openai-whisper | block | whole |" in table
+
+
 def test_mel(tmp_path: Path) -> None:
     run("mel", tmp_path / "results", "--audio", JFK, "--rounds", 1, "--minutes", 1)
 
