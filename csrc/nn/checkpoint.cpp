@@ -34,6 +34,7 @@ std::vector<at::Tensor> project(const at::Tensor& x, const Affine& norm, const s
   }
   const at::Tensor normed = functional::layer_norm_for_training(x, norm.weight, norm.bias);
   std::vector<at::Tensor> products;
+  products.reserve(layers.size());
   for (const Affine& layer : layers) {
     products.push_back(linear(normed, layer));
   }
@@ -54,7 +55,7 @@ at::Tensor attention_half(const at::Tensor& input, const at::Tensor& features, c
   const auto own = project(input, self.norm, {self.query, self.key, self.value}, keep_norm);
   const bool causal = features.defined() && input.size(1) > 1;
   at::Tensor x = input + linear(attend(own[0], own[1], own[2], n_head, causal), self.out);
-  if (features.defined()) {
+  if (weights.cross_attn.has_value()) {
     const AttentionWeights& cross = *weights.cross_attn;
     // All rows of one recording are the queries of one attention.
     const at::Tensor q =

@@ -60,6 +60,8 @@ RandomStateGuard::RandomStateGuard(const at::Device& device, const at::Tensor& w
   set_random_state(device_, wanted);
 }
 
+// A state that the generator gave out itself is never refused.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 RandomStateGuard::~RandomStateGuard() { set_random_state(device_, before_); }
 
 void refuse_double_backward() {
