@@ -114,27 +114,34 @@ inline Floats gelu_of(Floats x) {
 
 // --- products ---------------------------------------------------------------------------------------------
 
-// The sums of kRows rows and kVectors * kLanes columns stay in registers over the whole depth.
+// Sums of many numbers lose digits to their own size: every so many they are put aside.
+constexpr std::int64_t kDepthAtOnce = 256;
+
+// The sums of kRows rows and kVectors * kLanes columns stay in registers over kDepthAtOnce products.
 template <int kRows, int kVectors, typename Weight>
 inline void multiply_tile(const float* x, std::int64_t x_stride, std::int64_t depth, const Weight* panel,
                           float* sums) {
-  Floats sum[kRows][kVectors] = {};
-  for (std::int64_t k = 0; k < depth; ++k) {
-    Floats weight[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      weight[v] = load(panel + k * kPanelWidth + v * kLanes);
-      __builtin_prefetch(panel + (k + kAhead) * kPanelWidth + v * kLanes);
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const Floats value = all(x[r * x_stride + k]);
+  for (std::int64_t begin = 0; begin < depth; begin += kDepthAtOnce) {
+    const std::int64_t end = depth - begin < kDepthAtOnce ? depth : begin + kDepthAtOnce;
+    Floats sum[kRows][kVectors] = {};
+    for (std::int64_t k = begin; k < end; ++k) {
+      Floats weight[kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] += value * weight[v];
+        weight[v] = load(panel + k * kPanelWidth + v * kLanes);
+        __builtin_prefetch(panel + (k + kAhead) * kPanelWidth + v * kLanes);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const Floats value = all(x[r * x_stride + k]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] += value * weight[v];
+        }
       }
     }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      store(sums + r * kPanelWidth + v * kLanes, sum[r][v]);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = sums + r * kPanelWidth + v * kLanes;
+        store(to, begin == 0 ? sum[r][v] : load(to) + sum[r][v]);
+      }
     }
   }
 }
