@@ -13,8 +13,8 @@
 namespace torchwhisper::nn {
 namespace {
 
-// Logits this far below the best one weigh e^-9 of it: a draft is good enough for their share of the sum.
-constexpr float kNegligible = 9.0F;
+// Logits this far below the best one weigh e^-12 of it: a draft is good enough for their share of the sum.
+constexpr float kNegligible = 12.0F;
 // Float32 sums of either product differ from the true ones by far less than this share of |x| |w|.
 constexpr float kRounding = 1e-5F;
 

@@ -37,7 +37,7 @@ class TORCHWHISPER_API VocabularyHead {
 
   /// Makes drafted logits of `hidden`, of which some were set to -inf since, exact where it matters: the
   /// `best` largest, those close to them, and all from `together` on where their logsumexp may come close to
-  /// the largest. What stays a draft weighs less than e^-9 of the largest each.
+  /// the largest. What stays a draft weighs less than e^-12 of the largest each.
   void refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const;
 
  private:
