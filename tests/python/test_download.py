@@ -33,7 +33,8 @@ FETCH = sys.modules["torchwhisper._fetch"]
 
 # Downloads in a process of its own, without the seconds that importing torch takes.
 CHILD = f"""
-import sys, types
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
 package = types.ModuleType("torchwhisper")
 package.__path__ = [{str(Path(torchwhisper.__file__).parent)!r}]
 sys.modules["torchwhisper"] = package

@@ -50,13 +50,18 @@ def run(monkeypatch, capfd, *given):
 
 
 def start(*given, before=""):
-    """In a process of its own, which runs the line `before` first."""
+    """In a process of its own, which runs the line `before` first; with as many threads, which decide the
+    last bits of a sum."""
     program = f"import sys; sys.argv[0] = 'torchwhisper-finetune'\n{before}\n"
     program += "from torchwhisper.training.cli import cli; cli()"
     paths = [str(SRC), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, "-c", program, *given],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
