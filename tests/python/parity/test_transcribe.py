@@ -54,10 +54,22 @@ def cases(full: bool) -> list[Any]:
     ]
 
 
+def python_path_cases(full: bool) -> list[Any]:
+    """The Python path takes the reference's time: one option set for each recording."""
+    if not (SHARED / "models").exists():
+        return cases(full)[:3]
+    every = [("tiny.pt", "jfk.flac", options) for options in ("defaults", "words", "beam")]
+    if full:
+        options = ["words", *OPTIONS]
+        every += [("demo.pt", name, options[i % len(options)]) for i, name in enumerate(RECORDINGS[1:])]
+    return [pytest.param(*case, id="-".join(case)) for case in every]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "recording" in metafunc.fixturenames:
         full = metafunc.config.getoption("--parity-full")
-        metafunc.parametrize(("model", "recording", "options"), cases(full))
+        made = python_path_cases if metafunc.function is test_python_path else cases
+        metafunc.parametrize(("model", "recording", "options"), made(full))
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,11 +123,9 @@ def test_engine(model, recording, options):
         compare(model, recording, options)
 
 
-@pytest.mark.parametrize("options", ["defaults", "words", "beam"])
-def test_python_path(options):
-    name = "tiny.pt" if (SHARED / "models").exists() else "bundled"
+def test_python_path(model, recording, options):
     with _engine.disable():
-        compare(name, "jfk.flac", options)
+        compare(model, recording, options)
 
 
 def test_what_is_skipped_without_the_shared_folder():
