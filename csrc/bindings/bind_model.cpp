@@ -1,5 +1,6 @@
 #include <torch/csrc/Exceptions.h>
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "csrc/bindings/control.h"
 #include "csrc/model/fingerprint.h"
 #include "csrc/model/whisper.h"
+#include "csrc/nn/compute_type.h"
 
 namespace py = pybind11;
 
@@ -139,11 +141,19 @@ dims: ModelDimensions as a dict. tensors: the whole state_dict.
            "Keys and values of features [n_audio, frame, n_state], for decode() and cross_attention().")
       .def(
           "prepare",
-          [](model::Whisper& self, const py::object& dtype) {
-            const at::ScalarType type = to_dtype(dtype);
-            torch::wrap_pybind_function_no_gil([&] { self->prepare(type); })();
+          [](model::Whisper& self, const py::object& dtype, const std::string& compute_type) {
+            const at::ScalarType activations = to_dtype(dtype);
+            torch::wrap_pybind_function_no_gil([&] {
+              self->prepare({activations, nn::to_compute_type(compute_type)});
+            })();
           },
-          py::arg("dtype"), "Derive weights for inference in this dtype; they do not follow later changes.")
+          py::arg("dtype"), py::arg("compute_type") = "float32", R"pbdoc(
+Derives weights for inference; they do not follow later changes.
+
+dtype: of the activations. compute_type: float32 multiplies in dtype, bfloat16 and int8 (float32 activations
+on a CPU only) round the weights and the inputs of products. Raises ValueError for a type that this processor
+does not multiply fast.
+)pbdoc")
       .def("fingerprint",
            torch::wrap_pybind_function_no_gil([](model::Whisper& self) { return model::fingerprint(*self); }),
            "A checksum over the bytes of all parameters and buffers.")
@@ -157,6 +167,26 @@ void bind_model(py::module_& m) {
   bind_encoder(m);
   bind_decoder(m);
   bind_whisper(m);
+  m.def("compute_type_obstacle",
+        torch::wrap_pybind_function([](const std::string& compute_type) -> std::optional<std::string> {
+          const std::string obstacle = nn::compute_type_obstacle(nn::to_compute_type(compute_type));
+          return obstacle.empty() ? std::nullopt : std::optional<std::string>(obstacle);
+        }),
+        py::arg("compute_type"),
+        "Why this processor does not compute in float32, bfloat16 or int8 fast, in a sentence; None if it "
+        "does.");
+  m.def(
+      "supported_compute_types",
+      [] {
+        std::vector<std::string> supported;
+        for (const char* name : {"float32", "bfloat16", "int8"}) {
+          if (nn::compute_type_obstacle(nn::to_compute_type(name)).empty()) {
+            supported.emplace_back(name);
+          }
+        }
+        return supported;
+      },
+      "Those that compute_type_obstacle() says nothing against.");
   m.def("cross_attention",
         torch::wrap_pybind_function_no_gil(
             [](model::Whisper& whisper, const at::Tensor& tokens, const model::AudioMemory& memory,

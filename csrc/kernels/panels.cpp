@@ -16,7 +16,7 @@ PanelProduct product_of(const RowsAndColumns& whole, std::int64_t panel) {
   const std::int64_t first = panel * kPanelWidth;
   const auto from = [first](const float* pointer) { return pointer == nullptr ? nullptr : pointer + first; };
   return {whole.x,
-          whole.depth,
+          whole.x_stride,
           whole.rows,
           whole.depth,
           whole.y + first,

@@ -32,7 +32,8 @@ struct Int8Panels {
 TORCHWHISPER_API void pack_panels_int8(const float* matrix, std::int64_t columns, std::int64_t depth,
                                        const Int8Panels& packed);
 
-/// y[rows][columns] = x[rows][depth] * matrix^T and its epilogue, on all threads.
+/// y[rows][columns] = x[rows][depth] * matrix^T and its epilogue, on all threads. Rows of x may overlap:
+/// those of a convolution do.
 struct RowsAndColumns {
   const float* x;
   std::int64_t rows;
@@ -40,6 +41,7 @@ struct RowsAndColumns {
   std::int64_t columns;
   float* y;
   Epilogue epilogue = {};
+  std::int64_t x_stride = depth;  // from one row of x to the next
 };
 TORCHWHISPER_API void multiply_panels(const RowsAndColumns& product, const float* panels);
 

@@ -2,7 +2,7 @@
 
 namespace torchwhisper::kernels {
 
-// Defined by implementation.cpp, compiled once for each.
+// Defined by implementation/, compiled once for each.
 namespace baseline {
 extern const KernelTable table;
 }
@@ -10,19 +10,39 @@ extern const KernelTable table;
 namespace avx2 {
 extern const KernelTable table;
 }
+namespace avx2_vnni {
+extern const KernelTable table;
+}
 namespace avx512 {
+extern const KernelTable table;
+}
+namespace avx512_vnni {
+extern const KernelTable table;
+}
+namespace avx512_bf16 {
+extern const KernelTable table;
+}
+namespace amx {
 extern const KernelTable table;
 }
 #endif
 
 const KernelTable* kernels_for(Isa isa) {
-  if (isa > best_isa()) {
+  if (!has_isa(isa)) {
     return nullptr;
   }
   switch (isa) {
 #if defined(__x86_64__)
+    case Isa::kAmx:
+      return &amx::table;
+    case Isa::kAvx512Bf16:
+      return &avx512_bf16::table;
+    case Isa::kAvx512Vnni:
+      return &avx512_vnni::table;
     case Isa::kAvx512:
       return &avx512::table;
+    case Isa::kAvx2Vnni:
+      return &avx2_vnni::table;
     case Isa::kAvx2:
       return &avx2::table;
 #endif

@@ -31,10 +31,47 @@ struct PanelProduct {
   Epilogue epilogue = {};
 };
 
+/// Where a product goes and what is done with it before.
+struct Output {
+  float* y;  // [rows][columns]
+  std::int64_t y_stride;
+  std::int64_t columns;  // at most kPanelWidth
+  Epilogue epilogue = {};
+};
+
+/// Panels of words hold several numbers of one column in each word of 32 bits: [words][kPanelWidth], where
+/// word w of a column holds four int8 from depth 4 w on, or two bfloat16 from depth 2 w on. The depth is
+/// filled up with zeros to whole multiples of kWordsTogether.
+inline constexpr std::int64_t kWordsTogether = 16;
+
+/// A product of rows with one panel of words.
+struct WordProduct {
+  const std::uint32_t* x;  // [rows][words], made by round_row() or shorten_row() of the same table
+  std::int64_t x_stride;   // in words
+  std::int64_t rows;
+  std::int64_t words;
+  const std::uint32_t* panel;
+  const float* row_scale;           // [rows]; of int8 only, as the next two
+  const float* column_scale;        // [kPanelWidth]
+  const std::int32_t* column_sums;  // [kPanelWidth]: each column's integers together
+  Output out;
+};
+
 struct KernelTable {
   void (*multiply)(const PanelProduct& product, const float* panel);
   /// scale: [columns].
   void (*multiply_int8)(const PanelProduct& product, const std::int8_t* panel, const float* scale);
+  /// Rounds n numbers to int8, in the form that multiply_rounded() takes, and returns their scale: x[i] is
+  /// within scale / 2 of the integer times scale.
+  float (*round_row)(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* rounded);
+  /// y = x * panel in integers, times row_scale * column_scale. The integers are the same in every table.
+  void (*multiply_rounded)(const WordProduct& product);
+  /// The same with bfloat16 and sums in float32; null where the processor cannot multiply bfloat16.
+  void (*shorten_row)(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* shortened);
+  void (*multiply_shortened)(const WordProduct& product);
+  /// Words of exp((x - max(x)) * scale) in bfloat16, to its digits; returns the sum of all. Null likewise.
+  float (*shorten_exponentials)(const float* x, std::int64_t n, float scale, std::int64_t words,
+                                std::uint32_t* shortened);
   /// The sum of x[i] * y[i].
   float (*dot)(const float* x, const float* y, std::int64_t n);
   /// The largest of n >= 1 numbers, none of them NaN.

@@ -38,10 +38,11 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   return ln_post(x);
 }
 
-void AudioEncoderImpl::prepare(at::ScalarType dtype, nn::WeightArena& arena) {
+void AudioEncoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena) {
   for (nn::ResidualAttentionBlock& block : blocks) {
-    block->prepare(dtype, arena);
+    block->prepare(precision, arena);
   }
+  ln_post->prepare();
 }
 
 }  // namespace torchwhisper::model

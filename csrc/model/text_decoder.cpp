@@ -53,7 +53,12 @@ at::Tensor TextDecoderImpl::embed(const at::Tensor& tokens, std::int64_t offset,
   const std::int64_t end = offset + tokens.size(-1);
   TORCH_CHECK_VALUE(end <= positional_embedding.size(0), "the sequence has ", end,
                     " tokens, the model takes at most ", positional_embedding.size(0));
-  return (at::embedding(token_embedding, tokens) + positional_embedding.slice(0, offset, end)).to(dtype);
+  // Prepared weights may come in a shorter type than what is computed in; the sum should not be rounded.
+  const at::ScalarType wide =
+      head_ ? at::promote_types(token_embedding.scalar_type(), dtype) : token_embedding.scalar_type();
+  return (at::embedding(token_embedding, tokens).to(wide) +
+          positional_embedding.slice(0, offset, end).to(wide))
+      .to(dtype);
 }
 
 at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& features,
@@ -143,11 +148,12 @@ at::Tensor TextDecoderImpl::project(const at::Tensor& hidden) {
   return nn::functional::linear(hidden, token_embedding, /*bias=*/{}).to(at::kFloat);
 }
 
-void TextDecoderImpl::prepare(at::ScalarType dtype, nn::WeightArena& arena) {
+void TextDecoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena) {
   for (nn::ResidualAttentionBlock& block : blocks) {
-    block->prepare(dtype, arena);
+    block->prepare(precision, arena);
   }
-  head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, dtype, arena);
+  ln->prepare();
+  head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, precision, arena);
 }
 
 }  // namespace torchwhisper::model

@@ -78,7 +78,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   /// The prepared head for hidden states of this type, or null.
   const nn::VocabularyHead* prepared_head(const at::Tensor& hidden) const;
 
-  void prepare(at::ScalarType dtype, nn::WeightArena& arena);
+  void prepare(nn::Precision precision, nn::WeightArena& arena);
 
   at::Tensor positional_embedding;  // [n_text_ctx, n_text_state]
   at::Tensor token_embedding;       // [n_vocab, n_text_state], the parameter "token_embedding.weight"

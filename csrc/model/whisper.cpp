@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <string>
+
 #include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::model {
@@ -34,11 +36,17 @@ at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& featu
   return decoder->forward(tokens, features);
 }
 
-void WhisperImpl::prepare(at::ScalarType dtype) {
+void WhisperImpl::prepare(nn::Precision precision) {
+  const std::string obstacle = nn::compute_type_obstacle(precision.products);
+  TORCH_CHECK_VALUE(obstacle.empty(), obstacle);
+  TORCH_CHECK_VALUE(precision.products == nn::ComputeType::kFloat32 ||
+                        (precision.activations == at::kFloat && decoder->token_embedding.is_cpu()),
+                    "int8 and bfloat16 products are for float32 activations on a CPU, got ",
+                    precision.activations, " on ", decoder->token_embedding.device());
   const at::NoGradGuard no_grad;
   nn::WeightArena arena;
-  encoder->prepare(dtype, arena);
-  decoder->prepare(dtype, arena);
+  encoder->prepare(precision, arena);
+  decoder->prepare(precision, arena);
 }
 
 }  // namespace torchwhisper::model

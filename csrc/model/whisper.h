@@ -28,9 +28,10 @@ struct TORCHWHISPER_API WhisperImpl : torch::nn::Module {
   /// tokens: [batch, time] int64, features: [batch, n_audio_ctx, n_audio_state] -> [batch, time, n_vocab].
   at::Tensor logits(const at::Tensor& tokens, const at::Tensor& features);
 
-  /// Derives weights for inference in `dtype`. They do not follow later changes of the parameters: compare
-  /// fingerprint() with what it was, and make a new module where it differs.
-  void prepare(at::ScalarType dtype);
+  /// Derives weights for inference. They do not follow later changes of the parameters: compare
+  /// fingerprint() with what it was, and make a new module where it differs. Throws ValueError for products
+  /// that this processor does not do fast, or that are not of float32 activations on a CPU.
+  void prepare(nn::Precision precision);
 
   ModelDimensions dims;
   AudioEncoder encoder{nullptr};

@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+
+#include "csrc/kernels/dense_attention.h"
+#include "csrc/kernels/words.h"
 #include "csrc/nn/functional.h"
 
 namespace torchwhisper::nn {
@@ -40,7 +44,23 @@ std::pair<at::Tensor, at::Tensor> MultiHeadAttentionImpl::project_features(const
   return {split(key(features)), split(value(features))};
 }
 
+// x: [batch, time, n_state] -> [batch, time, n_state] before the last projection.
+at::Tensor MultiHeadAttentionImpl::attend_densely(const at::Tensor& x) const {
+  const at::Tensor projected = packed_query_key_value_->forward(x);
+  const std::int64_t n_state = x.size(2);
+  const float* q = projected.const_data_ptr<float>();
+  at::Tensor y = at::empty_like(x);
+  const std::int64_t dim = n_state / n_head;
+  kernels::attend_densely({q, q + n_state, q + 2 * n_state, 3 * n_state, x.size(0), x.size(1), n_head, dim,
+                           1.0F / std::sqrt(static_cast<float>(dim)), y.mutable_data_ptr<float>()},
+                          /*in_bfloat16=*/true);
+  return y;
+}
+
 at::Tensor MultiHeadAttentionImpl::self_attention(const at::Tensor& x, bool causal) {
+  if (in_bfloat16_ && !causal && packed_query_key_value_->serves(x)) {
+    return out(attend_densely(x.contiguous()));
+  }
   const Projected self = project_self(x);
   return out(
       functional::merge_heads(functional::attention(split(self.q), self.k, self.v, causal && x.size(1) > 1)));
@@ -93,18 +113,22 @@ MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::cross_attention_with_scor
   return {out(functional::merge_heads(scored.out)), scored.scores};
 }
 
-void MultiHeadAttentionImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena,
+void MultiHeadAttentionImpl::prepare(Precision precision, Rows rows, WeightArena& arena,
                                      bool attends_to_itself) {
-  out->prepare(dtype, rows, arena);
+  out->prepare(precision, rows, arena);
   if (attends_to_itself) {
+    in_bfloat16_ = precision.products != ComputeType::kFloat32 &&
+                   kernels::multiplies_fast(kernels::WordType::kBfloat16) &&
+                   query->weight.size(0) / n_head <= kernels::kPanelWidth;
     packed_query_key_value_ = std::make_unique<const PackedLinear>(
         at::cat({query->weight, key->weight, value->weight}),
-        at::cat({query->bias, no_bias(key), value->bias}), dtype, rows, arena);
+        at::cat({query->bias, no_bias(key), value->bias}), precision, rows, arena);
     return;
   }
-  query->prepare(dtype, rows, arena);
-  packed_key_value_ = std::make_unique<const PackedLinear>(
-      at::cat({key->weight, value->weight}), at::cat({no_bias(key), value->bias}), dtype, Rows::kMany, arena);
+  query->prepare(precision, rows, arena);
+  packed_key_value_ = std::make_unique<const PackedLinear>(at::cat({key->weight, value->weight}),
+                                                           at::cat({no_bias(key), value->bias}), precision,
+                                                           Rows::kMany, arena);
 }
 
 }  // namespace torchwhisper::nn

@@ -47,7 +47,7 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   /// Derives the weights for inference on x of few or many rows: the queries, keys and values of
   /// self-attention become one product, the keys and values of the audio features another.
-  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena, bool attends_to_itself);
+  void prepare(Precision precision, Rows rows, WeightArena& arena, bool attends_to_itself);
 
   std::int64_t n_head;
   Linear query{nullptr};
@@ -65,9 +65,11 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   Projected project_self(const at::Tensor& x);
   std::pair<at::Tensor, at::Tensor> project_features(const at::Tensor& features);
   at::Tensor split(const at::Tensor& x) const;
+  at::Tensor attend_densely(const at::Tensor& x) const;
 
   std::unique_ptr<const PackedLinear> packed_query_key_value_;
   std::unique_ptr<const PackedLinear> packed_key_value_;
+  bool in_bfloat16_ = false;  // whether unmasked self-attention is multiplied in it
 };
 TORCH_MODULE(MultiHeadAttention);
 

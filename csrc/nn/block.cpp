@@ -27,9 +27,9 @@ at::Tensor MlpImpl::forward_add(const at::Tensor& x, const at::Tensor& residual)
   return contract->forward_add(expand->forward_gelu(x), residual);
 }
 
-void MlpImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
-  expand->prepare(dtype, rows, arena);
-  contract->prepare(dtype, rows, arena);
+void MlpImpl::prepare(Precision precision, Rows rows, WeightArena& arena) {
+  expand->prepare(precision, rows, arena);
+  contract->prepare(precision, rows, arena);
 }
 
 ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const Weights& given, std::int64_t n_state,
@@ -85,13 +85,16 @@ BlockWeights ResidualAttentionBlockImpl::weights() const {
   return all;
 }
 
-void ResidualAttentionBlockImpl::prepare(at::ScalarType dtype, WeightArena& arena) {
+void ResidualAttentionBlockImpl::prepare(Precision precision, WeightArena& arena) {
   const Rows rows = cross_attn ? Rows::kFew : Rows::kMany;
-  attn->prepare(dtype, rows, arena, /*attends_to_itself=*/true);
+  attn_ln->prepare();
+  attn->prepare(precision, rows, arena, /*attends_to_itself=*/true);
   if (cross_attn) {
-    cross_attn->prepare(dtype, rows, arena, /*attends_to_itself=*/false);
+    cross_attn_ln->prepare();
+    cross_attn->prepare(precision, rows, arena, /*attends_to_itself=*/false);
   }
-  mlp->prepare(dtype, rows, arena);
+  mlp_ln->prepare();
+  mlp->prepare(precision, rows, arena);
 }
 
 }  // namespace torchwhisper::nn

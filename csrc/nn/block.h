@@ -20,7 +20,7 @@ struct TORCHWHISPER_API MlpImpl : torch::nn::Module {
 
   at::Tensor forward(const at::Tensor& x);                                  // x: [..., n_state]
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);  // residual + forward(x)
-  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);
+  void prepare(Precision precision, Rows rows, WeightArena& arena);
 
   Linear expand{nullptr};    // n_state -> 4 n_state
   Linear contract{nullptr};  // 4 n_state -> n_state
@@ -54,7 +54,7 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   /// The parameters, not copied.
   BlockWeights weights() const;
 
-  void prepare(at::ScalarType dtype, WeightArena& arena);
+  void prepare(Precision precision, WeightArena& arena);
 
   MultiHeadAttention attn{nullptr};
   LayerNorm attn_ln{nullptr};

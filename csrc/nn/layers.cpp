@@ -33,15 +33,23 @@ at::Tensor LinearImpl::forward_add(const at::Tensor& x, const at::Tensor& residu
   return is_prepared_for(x) ? packed_->forward_add(x, residual) : residual + forward(x);
 }
 
-void LinearImpl::prepare(at::ScalarType dtype, Rows rows, WeightArena& arena) {
-  packed_ = std::make_unique<const PackedLinear>(weight, bias, dtype, rows, arena);
+void LinearImpl::prepare(Precision precision, Rows rows, WeightArena& arena) {
+  packed_ = std::make_unique<const PackedLinear>(weight, bias, precision, rows, arena);
 }
 
 LayerNormImpl::LayerNormImpl(const Weights& given, std::int64_t n_state)
     : weight(adopt(*this, "weight", given.take("weight", {n_state}))),
       bias(adopt(*this, "bias", given.take("bias", {n_state}))) {}
 
-at::Tensor LayerNormImpl::forward(const at::Tensor& x) { return functional::layer_norm(x, weight, bias); }
+at::Tensor LayerNormImpl::forward(const at::Tensor& x) {
+  return prepared_weight_.defined() ? functional::layer_norm(x, prepared_weight_, prepared_bias_)
+                                    : functional::layer_norm(x, weight, bias);
+}
+
+void LayerNormImpl::prepare() {
+  prepared_weight_ = weight.detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  prepared_bias_ = bias.detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+}
 
 Conv1dImpl::Conv1dImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, std::int64_t stride_)
     : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in, kKernelSize}))),

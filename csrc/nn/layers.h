@@ -22,8 +22,8 @@ struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   at::Tensor forward_gelu(const at::Tensor& x);                             // gelu(forward(x))
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);  // residual + forward(x)
 
-  /// Derives the weights for inference in `dtype`. They do not follow later changes of the parameters.
-  void prepare(at::ScalarType dtype, Rows rows, WeightArena& arena);
+  /// Derives the weights for inference . They do not follow later changes of the parameters.
+  void prepare(Precision precision, Rows rows, WeightArena& arena);
 
   at::Tensor weight;  // [n_out, n_in]
   at::Tensor bias;    // [n_out], or undefined
@@ -41,8 +41,15 @@ struct TORCHWHISPER_API LayerNormImpl : torch::nn::Module {
 
   at::Tensor forward(const at::Tensor& x);  // x: [..., n_state]
 
+  /// Keeps the parameters in float32 for inference. The copies do not follow later changes.
+  void prepare();
+
   at::Tensor weight;  // [n_state]
   at::Tensor bias;    // [n_state]
+
+ private:
+  at::Tensor prepared_weight_;
+  at::Tensor prepared_bias_;
 };
 TORCH_MODULE(LayerNorm);
 

@@ -1,11 +1,13 @@
 #include "csrc/nn/packed_linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/inductor/aoti_torch/utils.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -77,11 +79,42 @@ at::Tensor to_panels(WeightArena& arena, const at::Tensor& weight) {
   return panels;
 }
 
+// The words, the scales and the sums one after the other.
+kernels::WordPanels to_words(WeightArena& arena, const at::Tensor& weight, kernels::WordType type,
+                             at::Tensor& memory) {
+  const std::int64_t columns = weight.size(0);
+  const std::int64_t depth = weight.size(1);
+  const std::int64_t n_panel = kernels::panel_count(columns);
+  const std::int64_t n_column = n_panel * kernels::kPanelWidth;
+  const std::int64_t n_word = kernels::words_of(depth, type) * n_column;
+  const bool rounded = type == kernels::WordType::kInt8;
+  memory = arena.allocate((n_word + (rounded ? 2 * n_column : 0)) * 4).view(at::kInt);
+  kernels::WordPanels packed{type,    columns, depth, static_cast<std::uint32_t*>(memory.mutable_data_ptr()),
+                             nullptr, nullptr};
+  if (rounded) {
+    packed.scale = reinterpret_cast<float*>(packed.words + n_word);
+    packed.sums = reinterpret_cast<std::int32_t*>(packed.scale + n_column);
+  }
+  // Piece by piece, so that no whole copy of the weight in float32 is ever there.
+  at::parallel_for(0, n_panel, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      const std::int64_t first = panel * kernels::kPanelWidth;
+      const at::Tensor rows =
+          weight.slice(0, first, std::min(columns, first + kernels::kPanelWidth)).to(at::kFloat).contiguous();
+      kernels::pack_words(rows.const_data_ptr<float>(), panel, packed);
+    }
+  });
+  return packed;
+}
+
 }  // namespace
 
-PackedLinear::Layout PackedLinear::layout_for(const at::Tensor& weight, at::ScalarType dtype, Rows rows) {
-  if (!weight.is_cpu() || dtype != at::kFloat) {
+PackedLinear::Layout PackedLinear::layout_for(const at::Tensor& weight, Precision precision, Rows rows) {
+  if (!weight.is_cpu() || precision.activations != at::kFloat) {
     return Layout::kPlain;
+  }
+  if (precision.products != ComputeType::kFloat32) {
+    return Layout::kWords;
   }
   if (rows == Rows::kFew) {
     return Layout::kPanels;
@@ -90,21 +123,27 @@ PackedLinear::Layout PackedLinear::layout_for(const at::Tensor& weight, at::Scal
                                                                              : Layout::kPlain;
 }
 
-PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, Rows rows,
+PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, Precision precision, Rows rows,
                            WeightArena& arena)
-    : dtype_(dtype),
-      layout_(layout_for(weight, dtype, rows)),
+    : dtype_(precision.activations),
+      layout_(layout_for(weight, precision, rows)),
       n_out_(weight.size(0)),
-      bias_(bias.defined() ? copy_to(arena, bias, dtype) : bias) {
+      bias_(bias.defined() ? copy_to(arena, bias, dtype_) : bias) {
   switch (layout_) {
     case Layout::kOneDnn:
-      weight_ = move_to(arena, reorder_weight(weight.detach().to(dtype).contiguous()), memory_);
+      weight_ = move_to(arena, reorder_weight(weight.detach().to(dtype_).contiguous()), memory_);
       break;
     case Layout::kPanels:
       weight_ = to_panels(arena, weight);
       break;
     case Layout::kPlain:
-      weight_ = copy_to(arena, weight, dtype);
+      weight_ = copy_to(arena, weight, dtype_);
+      break;
+    case Layout::kWords:
+      words_ = to_words(
+          arena, weight.detach(),
+          precision.products == ComputeType::kInt8 ? kernels::WordType::kInt8 : kernels::WordType::kBfloat16,
+          weight_);
       break;
   }
 }
@@ -116,9 +155,17 @@ at::Tensor PackedLinear::multiply(const at::Tensor& x, kernels::Epilogue epilogu
   sizes.back() = n_out_;
   at::Tensor y = at::empty(sizes, x.options());
   epilogue.bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
-  kernels::multiply_panels({rows.const_data_ptr<float>(), rows.numel() / depth, depth, n_out_,
-                            y.mutable_data_ptr<float>(), epilogue},
-                           weight_.const_data_ptr<float>());
+  const kernels::RowsAndColumns product{rows.const_data_ptr<float>(),
+                                        rows.numel() / depth,
+                                        depth,
+                                        n_out_,
+                                        y.mutable_data_ptr<float>(),
+                                        epilogue};
+  if (layout_ == Layout::kWords) {
+    kernels::multiply_words(product, words_);
+  } else {
+    kernels::multiply_panels(product, weight_.const_data_ptr<float>());
+  }
   return y;
 }
 
@@ -128,6 +175,7 @@ at::Tensor PackedLinear::forward(const at::Tensor& x) const {
     case Layout::kOneDnn:
       return linear_pointwise(x, weight_, bias_, "none");
     case Layout::kPanels:
+    case Layout::kWords:
       return multiply(x, {});
     default:
       return at::linear(x, weight_, bias_);
@@ -140,6 +188,7 @@ at::Tensor PackedLinear::forward_gelu(const at::Tensor& x) const {
     case Layout::kOneDnn:
       return linear_pointwise(x, weight_, bias_, "gelu");
     case Layout::kPanels:
+    case Layout::kWords:
       return multiply(x, {.gelu = true});
     default:
       return at::gelu(at::linear(x, weight_, bias_));
@@ -147,7 +196,7 @@ at::Tensor PackedLinear::forward_gelu(const at::Tensor& x) const {
 }
 
 at::Tensor PackedLinear::forward_add(const at::Tensor& x, const at::Tensor& residual) const {
-  if (layout_ == Layout::kPanels) {
+  if (is_by_kernel()) {
     const at::Tensor added = residual.contiguous();
     return multiply(x, {.residual = added.const_data_ptr<float>()});
   }

@@ -6,6 +6,8 @@
 
 #include "csrc/common/api.h"
 #include "csrc/kernels/table.h"
+#include "csrc/kernels/words.h"
+#include "csrc/nn/compute_type.h"
 #include "csrc/nn/huge_pages.h"
 
 namespace torchwhisper::nn {
@@ -13,16 +15,17 @@ namespace torchwhisper::nn {
 /// How many rows a linear layer mostly meets: an encoder's a whole window, a decoder's one for each beam.
 enum class Rows { kMany, kFew };
 
-/// Weights of a linear layer derived once for inference in one type: on a CPU in float32 laid out for many
-/// rows by oneDNN or for few rows in panels (kernels/panels.h), elsewhere cast. Either layout takes any
-/// number of rows. Read-only after construction, so threads may share it.
+/// Weights of a linear layer derived once for inference in one precision: on a CPU in float32 laid out for
+/// many rows by oneDNN or for few rows in panels (kernels/panels.h), in int8 and bfloat16 in panels of words
+/// (kernels/words.h), elsewhere cast. Every layout takes any number of rows. Read-only after construction, so
+/// threads may share it.
 class TORCHWHISPER_API PackedLinear {
  public:
   /// weight: [out, in], bias: [out] or undefined. Weights on the CPU are placed in `arena`.
-  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, at::ScalarType dtype, Rows rows,
+  PackedLinear(const at::Tensor& weight, const at::Tensor& bias, Precision precision, Rows rows,
                WeightArena& arena);
 
-  /// Whether x has the type given at construction.
+  /// Whether x has the type of activations given at construction.
   bool serves(const at::Tensor& x) const { return x.scalar_type() == dtype_; }
 
   /// x: [..., in] of the type given at construction -> [..., out]. No gradients.
@@ -35,9 +38,10 @@ class TORCHWHISPER_API PackedLinear {
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;
 
  private:
-  enum class Layout { kPlain, kOneDnn, kPanels };
+  enum class Layout { kPlain, kOneDnn, kPanels, kWords };
 
-  static Layout layout_for(const at::Tensor& weight, at::ScalarType dtype, Rows rows);
+  static Layout layout_for(const at::Tensor& weight, Precision precision, Rows rows);
+  bool is_by_kernel() const { return layout_ == Layout::kPanels || layout_ == Layout::kWords; }
   at::Tensor multiply(const at::Tensor& x, kernels::Epilogue epilogue) const;
 
   at::ScalarType dtype_;
@@ -45,6 +49,7 @@ class TORCHWHISPER_API PackedLinear {
   std::int64_t n_out_;
   at::Tensor memory_;  // what weight_ lies in, where oneDNN laid it out
   at::Tensor weight_;
+  kernels::WordPanels words_{};  // what weight_ holds, where it holds words
   at::Tensor bias_;
 };
 

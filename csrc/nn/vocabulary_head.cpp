@@ -20,9 +20,10 @@ constexpr float kRounding = 1e-5F;
 
 }  // namespace
 
-VocabularyHead::VocabularyHead(const at::Tensor& weight, at::ScalarType dtype, WeightArena& arena)
-    : exact_(weight, {}, dtype, Rows::kFew, arena) {
-  if (!weight.is_cpu() || dtype != at::kFloat || weight.scalar_type() != at::kFloat ||
+VocabularyHead::VocabularyHead(const at::Tensor& weight, Precision precision, WeightArena& arena)
+    : exact_(weight, {}, precision, Rows::kFew, arena) {
+  if (!weight.is_cpu() || precision.activations != at::kFloat ||
+      precision.products != ComputeType::kFloat32 || weight.scalar_type() != at::kFloat ||
       !weight.is_contiguous()) {
     return;
   }

@@ -10,16 +10,16 @@
 
 namespace torchwhisper::nn {
 
-/// The product of hidden states with the tied token embedding, prepared for inference in one type.
+/// The product of hidden states with the tied token embedding, prepared for inference in one precision.
 ///
-/// On a CPU in float32 it is the largest read of every token. A search needs only its best entries exactly,
-/// so it may draft all logits from weights rounded to int8, a quarter of the bytes, and then compute those in
-/// float32 that can matter: the error of a draft has a bound (Cauchy-Schwarz on what rounding took away), and
-/// whatever lies within it of the best ones is refined. The tokens are those of the whole product.
+/// On a CPU in float32 throughout it is the largest read of every token. A search needs only its best entries
+/// exactly, so it may draft all logits from weights rounded to int8, a quarter of the bytes, and then compute
+/// those in float32 that can matter: the error of a draft has a bound (Cauchy-Schwarz on what rounding took
+/// away), and whatever lies within it of the best ones is refined. The tokens are those of the whole product.
 class TORCHWHISPER_API VocabularyHead {
  public:
   /// weight: [n_vocab, n_state].
-  VocabularyHead(const at::Tensor& weight, at::ScalarType dtype, WeightArena& arena);
+  VocabularyHead(const at::Tensor& weight, Precision precision, WeightArena& arena);
 
   bool serves(const at::Tensor& hidden) const { return exact_.serves(hidden); }
 

@@ -19,10 +19,14 @@ class EveryIsa : public ::testing::TestWithParam<Isa> {
   const KernelTable* table_ = nullptr;
 };
 
-inline const auto kEveryIsa = ::testing::Values(Isa::kBaseline, Isa::kAvx2, Isa::kAvx512);
+inline constexpr Isa kAllIsas[] = {Isa::kBaseline,   Isa::kAvx2,       Isa::kAvx2Vnni, Isa::kAvx512,
+                                   Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
+
+inline const auto kEveryIsa = ::testing::ValuesIn(kAllIsas);
 
 inline std::string isa_name(const ::testing::TestParamInfo<Isa>& info) {
-  constexpr const char* kNames[] = {"Baseline", "Avx2", "Avx512"};
+  constexpr const char* kNames[] = {"Baseline",   "Avx2",       "Avx2Vnni", "Avx512",
+                                    "Avx512Vnni", "Avx512Bf16", "Amx"};
   return kNames[static_cast<int>(info.param)];
 }
 

@@ -32,8 +32,14 @@ class IsaTest : public ::testing::Test {
 
 TEST_F(IsaTest, FollowsOneDnnsLimit) {
   EXPECT_EQ(best_under("SSE41"), Isa::kBaseline);
-  EXPECT_LE(best_under("avx2_vnni"), Isa::kAvx2);
+  EXPECT_LE(best_under("AVX2"), Isa::kAvx2);
+  EXPECT_LE(best_under("avx2_vnni"), Isa::kAvx2Vnni);
+  EXPECT_LE(best_under("AVX512_CORE"), Isa::kAvx512);
+  EXPECT_LE(best_under("AVX512_CORE_VNNI"), Isa::kAvx512Vnni);
+  EXPECT_LE(best_under("AVX512_CORE_BF16"), Isa::kAvx512Bf16);
+  EXPECT_LE(best_under("AVX10_1_512"), Isa::kAvx512Bf16);
   EXPECT_EQ(best_under("ALL"), best_under("DEFAULT"));
+  EXPECT_EQ(best_under("AVX512_CORE_AMX"), best_under("ALL"));
   EXPECT_GE(best_under("AVX512_CORE"), best_under("AVX2"));
 }
 

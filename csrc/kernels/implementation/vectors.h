@@ -1,0 +1,107 @@
+#pragma once
+
+// Vectors of numbers as wide as the instruction set has them. It must not call inline functions of other
+// headers: the linker keeps one copy of each, which might be the one that only the newest processors can run.
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <numbers>
+
+namespace torchwhisper::kernels::TORCHWHISPER_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr std::int64_t kLanes = 16;
+#elif defined(__AVX2__)
+inline constexpr std::int64_t kLanes = 8;
+#else
+inline constexpr std::int64_t kLanes = 4;
+#endif
+
+using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
+using Ints = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
+
+inline Floats load(const float* from) {
+  Floats value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+// Spelled out where the compiler would take the bytes apart one by one.
+inline Floats load(const std::int8_t* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from)));
+#else
+  Bytes bytes;
+  __builtin_memcpy(&bytes, from, sizeof(bytes));
+  return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+
+inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof(value)); }
+
+inline Floats all(float value) { return value - Floats{}; }
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+template <typename Combine>
+inline float reduce(Floats value, Combine combine) {
+  float result = value[0];
+  for (std::int64_t i = 1; i < kLanes; ++i) {
+    result = combine(result, value[i]);
+  }
+  return result;
+}
+
+inline float sum_of(Floats value) {
+  return reduce(value, [](float a, float b) { return a + b; });
+}
+
+inline float maximum_of(Floats value) {
+  return reduce(value, [](float a, float b) { return a > b ? a : b; });
+}
+
+// exp(x) for x <= 0 to about one unit in the last place; below the normal numbers it is 0.
+// x = n ln 2 + r with |r| <= ln(2) / 2, and exp(r) by its Taylor series.
+inline Floats exp_of(Floats x) {
+  constexpr float kLowest = -87.0F;
+  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats clamped = larger(x, all(kLowest));
+  const Floats n = (clamped * std::numbers::log2e_v<float> + kRounder) - kRounder;
+  // ln 2 in two parts, of which the first has few digits: its products are exact.
+  constexpr float kLn2High = 0.693359375F;  // NOLINT(modernize-use-std-numbers)
+  constexpr float kLn2Low = -2.12194440e-4F;
+  const Floats r = (clamped - n * kLn2High) - n * kLn2Low;
+  Floats series = all(1.0F / 5040.0F);
+  series = series * r + 1.0F / 720.0F;
+  series = series * r + 1.0F / 120.0F;
+  series = series * r + 1.0F / 24.0F;
+  series = series * r + 1.0F / 6.0F;
+  series = series * r + 0.5F;
+  series = series * r + 1.0F;
+  series = series * r + 1.0F;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats factor;
+  __builtin_memcpy(&factor, &power, sizeof(factor));
+  return x > kLowest ? series * factor : Floats{};
+}
+
+// x * Phi(x) with erf by formula 7.1.26 of Abramowitz and Stegun, to 1.5e-7.
+inline Floats gelu_of(Floats x) {
+  const Floats z = x * 0.70710678F;
+  const Floats size = larger(z, -z);
+  const Floats t = 1.0F / (1.0F + 0.3275911F * size);
+  Floats series = all(1.061405429F);
+  series = series * t - 1.453152027F;
+  series = series * t + 1.421413741F;
+  series = series * t - 0.284496736F;
+  series = series * t + 0.254829592F;
+  const Floats tail = series * t * exp_of(-size * size);  // 1 - erf(size)
+  return 0.5F * x * (z < 0.0F ? tail : 2.0F - tail);
+}
+
+}  // namespace torchwhisper::kernels::TORCHWHISPER_ISA

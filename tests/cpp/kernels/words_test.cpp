@@ -1,0 +1,58 @@
+#include "csrc/kernels/words.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "tests/cpp/random_model.h"
+
+namespace torchwhisper::kernels {
+namespace {
+
+using torchwhisper::testing::relative_error;
+
+class WordsTest : public ::testing::TestWithParam<WordType> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == WordType::kBfloat16 && !multiplies_fast(GetParam())) {
+      GTEST_SKIP() << "this machine does not multiply bfloat16";
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Words, WordsTest, ::testing::Values(WordType::kInt8, WordType::kBfloat16));
+
+TEST_P(WordsTest, MultipliesOddShapes) {
+  const WordType type = GetParam();
+  for (const std::int64_t rows : {1, 40, 700}) {
+    for (const std::int64_t columns : {1, 65, 517}) {
+      for (const std::int64_t depth : {1, 385}) {
+        const at::Tensor x = at::randn({rows, depth});
+        const at::Tensor matrix = at::randn({columns, depth});
+        const at::Tensor bias = at::randn({columns});
+        const at::Tensor residual = at::randn({rows, columns});
+        const std::int64_t n_column = panel_count(columns) * kPanelWidth;
+        std::vector<std::uint32_t> words(static_cast<std::size_t>(words_of(depth, type) * n_column));
+        std::vector<float> scale(static_cast<std::size_t>(n_column));
+        std::vector<std::int32_t> sums(static_cast<std::size_t>(n_column));
+        const WordPanels panels{type, columns, depth, words.data(), scale.data(), sums.data()};
+        for (std::int64_t panel = 0; panel < panel_count(columns); ++panel) {
+          pack_words(matrix.const_data_ptr<float>() + panel * kPanelWidth * depth, panel, panels);
+        }
+        at::Tensor y = at::empty({rows, columns});
+        multiply_words({x.const_data_ptr<float>(),
+                        rows,
+                        depth,
+                        columns,
+                        y.mutable_data_ptr<float>(),
+                        {.bias = bias.const_data_ptr<float>(), .residual = residual.const_data_ptr<float>()}},
+                       panels);
+        const at::Tensor exact = at::matmul(x.to(at::kDouble), matrix.to(at::kDouble).t()) + bias + residual;
+        EXPECT_LT(relative_error(y, exact), 0.03) << rows << " " << columns << " " << depth;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchwhisper::kernels
