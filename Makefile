@@ -122,7 +122,7 @@ peers: $(peers_stamp)  ## Install the other engines that make bench compares wit
 .PHONY: bench
 bench: $(dev_stamp) build  ## Measure against the peers; tables and figures go to benchmarks/results/
 	@$(MAKE) peers || echo "the peers cannot be installed here; going on with those that are"
-	@for script in import transcribe accuracy encoder decode pull_2516; do $(python) benchmarks/bench_$$script.py; done
+	@for script in import transcribe accuracy batch encoder decode pull_2516; do $(python) benchmarks/bench_$$script.py; done
 
 .PHONY: lint
 lint: $(dev_stamp)  ## ruff, mypy, clang-format, clang-tidy

@@ -26,7 +26,7 @@ def _peak(package: str, minutes: int) -> float:
 
 def main() -> None:
     parser = common.arguments(__doc__, rounds=5)
-    parser.add_argument("--audio", type=Path, default=common.default_audio())
+    parser.add_argument("--audio", type=Path, default=common.default_audio()[0])
     parser.add_argument("--minutes", type=int, default=60, help="of the long recording, default: 60")
     parser.add_argument(_FLAG, choices=("torchwhisper", "whisper"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -118,7 +118,7 @@ def main() -> None:
         return
     parser = common.arguments(__doc__)
     parser.add_argument("--model", type=Path, default=common.default_model(), help="an OpenAI checkpoint")
-    parser.add_argument("--audio", type=Path, default=common.default_audio())
+    parser.add_argument("--audio", type=Path, default=common.default_audio()[0])
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()

@@ -121,7 +121,7 @@ def main() -> None:
         return
     parser = common.arguments(__doc__)
     add_engine_arguments(parser)
-    parser.add_argument("--audio", nargs="+", type=Path, default=[common.default_audio()])
+    parser.add_argument("--audio", nargs="+", type=Path, default=common.default_audio())
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
     found = engines.present(options.engines, options.whisper_cli)

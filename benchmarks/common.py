@@ -86,9 +86,10 @@ def default_model() -> Path:
     return unpacked
 
 
-def default_audio() -> Path:
-    shared = SHARED / "audio" / "talk_en_3min.flac"
-    return shared if shared.exists() else ROOT / "examples" / "jfk.flac"
+def default_audio() -> list[Path]:
+    """A talk, and sparse speech in noise, of the shared files; else the clip of the examples."""
+    shared = [SHARED / "audio" / f"{name}.flac" for name in ("talk_en_3min", "sparse_en_noise_2min")]
+    return [path for path in shared if path.exists()] or [ROOT / "examples" / "jfk.flac"]
 
 
 def engine_required() -> AbstractContextManager[object]:

@@ -53,4 +53,4 @@ def error_rate(recordings: list[Recording], heard: list[str]) -> float | None:
 def shared_recordings() -> list[Path]:
     """All recordings of the shared folder but the one with voices that the shared models do not know."""
     found = sorted((common.SHARED / "audio").glob("*.flac"))
-    return [path for path in found if path.stem != "digits_human_en"] or [common.default_audio()]
+    return [path for path in found if path.stem != "digits_human_en"] or common.default_audio()

@@ -759,6 +759,26 @@ def decode(
     return result[0] if single else result
 
 
+@torch.no_grad()
+def decode_together(tasks: list[DecodingTask], features: Tensor) -> list[DecodingResult]:
+    """Decodes each window by a task of its own, as one batch in the engine.
+
+    Args:
+        tasks: differ in their language and the tokens of their prompts only, which are equally many.
+        features: [task, n_audio_ctx, n_audio_state].
+
+    Returns:
+        What each task would have found alone.
+    """
+    first = tasks[0]
+    with _engine.session(first.model, features.dtype, _why_not_stock(first)) as engine:
+        if engine is None:
+            return [task.run(window[None])[0] for task, window in zip(tasks, features, strict=True)]
+        tokens = torch.tensor([task.initial_tokens for task in tasks])
+        found = first._search_in_engine(engine, features, tokens)
+    return first._results(features, [cast(str, task.options.language) for task in tasks], *found)
+
+
 _PARTS = (Inference, SequenceRanker, TokenDecoder, LogitFilter, *_STOCK_PARTS)
 _SEALED = _engine.seal(
     (DecodingTask, *_PARTS),

@@ -78,6 +78,16 @@ def test_accuracy(demo: Path, tmp_path: Path) -> None:
     assert "| greedy | torchwhisper | 0.0 | 0.0 |" in table
 
 
+def test_batch(demo: Path, tmp_path: Path) -> None:
+    table = run(
+        *("batch", tmp_path / "results", "--model", demo, "--audio", JFK, JFK, "--engines", "torchwhisper"),
+        *("--settings", "greedy", "--rounds", 1, "--at-once", 1, 2),
+    )
+    rows = [line.split(" | ") for line in table.splitlines()[-2:]]
+    assert [row[1] for row in rows] == ["torchwhisper", "torchwhisper, 2 at once"]
+    assert [row[4] for row in rows] == ["0.0 %", "0.0 %"]
+
+
 @pytest.mark.parametrize("name", ["encoder", "decode"])
 def test_parts(name: str, tmp_path: Path) -> None:
     more = ("--tokens", 4, "--searches", "greedy") if name == "decode" else ()

@@ -81,6 +81,7 @@ def test_options(package):
         **{"initial_prompt": None, "carry_initial_prompt": False, "word_timestamps": False},
         **{"prepend_punctuations": "\"'“¿([{-", "append_punctuations": "\"'.。,，!！?？:：”)]}、"},  # noqa: RUF001
         **{"clip_timestamps": "0", "hallucination_silence_threshold": None},
+        **({} if package.is_reference else {"batch_size": 4}),
     }
 
 
