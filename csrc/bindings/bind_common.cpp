@@ -28,9 +28,10 @@ common::LogLevel parse_level(const std::string& name) {
 }  // namespace
 
 void bind_common(py::module_& m) {
+  bind_cancelled(m);
   py::class_<common::Control>(m, "_ControlBase");
   py::class_<PyControl, common::Control>(m, "Control", R"pbdoc(
-Cancels a running computation and watches its progress.
+Cancels a running computation, which then raises Cancelled, and watches its progress.
 
 progress: called as progress(stage, done) with stage one of "encode", "decode", "align", "audio".
 )pbdoc")

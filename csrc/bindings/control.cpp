@@ -1,5 +1,7 @@
 #include "csrc/bindings/control.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
 namespace torchwhisper::bindings {
 namespace {
 
@@ -20,7 +22,21 @@ const char* stage_name(common::Stage stage) {
   return "unknown";
 }
 
+PYBIND11_CONSTINIT pybind11::gil_safe_call_once_and_store<pybind11::object> cancelled_type;
+
+// torch makes a RuntimeError of every C++ exception but those of pybind11.
+class Cancelled : public pybind11::builtin_exception {
+ public:
+  Cancelled() : builtin_exception("the computation was cancelled") {}
+  void set_error() const override { pybind11::set_error(cancelled_type.get_stored(), what()); }
+};
+
 }  // namespace
+
+void bind_cancelled(pybind11::module_& m) {
+  cancelled_type.call_once_and_store_result(
+      [&] { return pybind11::exception<Cancelled>(m, "Cancelled", PyExc_Exception); });
+}
 
 PyControl::PyControl(pybind11::object progress) : progress_(std::move(progress)) {}
 
@@ -43,5 +59,7 @@ void PyControl::on_step(common::Stage stage, std::int64_t done) {
     progress_(stage_name(stage), done);
   }
 }
+
+void PyControl::leave() const { throw Cancelled(); }
 
 }  // namespace torchwhisper::bindings

@@ -21,10 +21,14 @@ class PyControl : public common::Control {
 
  protected:
   void on_step(common::Stage stage, std::int64_t done) override;
+  [[noreturn]] void leave() const override;
 
  private:
   pybind11::object progress_;
   std::chrono::steady_clock::time_point last_poll_{};
 };
+
+/// Defines the Python exception `Cancelled`, which a PyControl raises.
+void bind_cancelled(pybind11::module_& m);
 
 }  // namespace torchwhisper::bindings

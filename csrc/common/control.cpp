@@ -9,10 +9,12 @@ Control::~Control() = default;
 void Control::step(Stage stage, std::int64_t done) {
   on_step(stage, done);
   if (cancelled()) {
-    throw Cancelled();
+    leave();
   }
 }
 
 void Control::on_step(Stage /*stage*/, std::int64_t /*done*/) {}
+
+void Control::leave() const { throw Cancelled(); }
 
 }  // namespace torchwhisper::common

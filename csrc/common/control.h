@@ -37,6 +37,9 @@ class TORCHWHISPER_API Control {
   /// For subclasses: shows progress, or asks the host whether to stop (by throwing or by cancel()).
   virtual void on_step(Stage stage, std::int64_t done);
 
+  /// For subclasses: leaves the computation after cancel() by an exception of their own.
+  [[noreturn]] virtual void leave() const;
+
  private:
   std::atomic<bool> cancelled_{false};
 };

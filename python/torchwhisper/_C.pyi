@@ -12,6 +12,8 @@ from typing_extensions import Buffer
 
 torch_version: str  # that it was built with
 
+class Cancelled(Exception): ...  # what a computation raises after Control.cancel()
+
 class Control:
     """Cancels a running computation and watches its progress."""
 
