@@ -9,8 +9,13 @@ def _minor(version: str) -> str:
     return ".".join(version.split("+")[0].split(".")[:2])
 
 
-def _check_torch(built_with: str, running: str) -> None:
+def _check_torch(built_with: str | None, running: str) -> None:
     """The C++ interface of torch has no promise of binary compatibility between minor versions."""
+    if built_with is None:  # a build of before it was recorded
+        raise ImportError(
+            "torchwhisper's compiled part is older than its Python part: rebuild it with "
+            "pip install --no-build-isolation --force-reinstall --no-deps . in the source folder"
+        )
     if _minor(built_with) != _minor(running):
         raise ImportError(
             f"torchwhisper was built with torch {built_with}, but torch {running} is installed: "
@@ -32,4 +37,4 @@ except ImportError as error:
         "if it was built with another torch, rebuild it with pip install --no-build-isolation ."
     ) from error
 
-_check_torch(_C.torch_version, torch.__version__)
+_check_torch(getattr(_C, "torch_version", None), torch.__version__)
