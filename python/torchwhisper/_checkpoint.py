@@ -133,7 +133,7 @@ def _set_heads(model: Whisper, heads: Any, name: str) -> None:
         return
     for pair in heads:
         chosen[tuple(pair)] = True
-    model.register_buffer("alignment_heads", chosen.to_sparse(), persistent=False)
+    model.register_buffer("alignment_heads", chosen, persistent=False)
 
 
 def _is_index(pair: Any, shape: tuple[int, ...]) -> bool:

@@ -294,10 +294,6 @@ class TextDecoder(_Adopted):
 class Whisper(_Adopted):
     """A whole model. `dims` gives its sizes; parameters start untrained (see `load_model`)."""
 
-    alignment_heads: Tensor
-    # DistributedDataParallel cannot broadcast sparse buffers, and this one never changes.
-    _ddp_params_and_buffers_to_ignore = ("alignment_heads",)
-
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
         self.dims = dims
@@ -310,7 +306,23 @@ class Whisper(_Adopted):
         # Word times use every head of the upper half, unless `set_alignment_heads` says better.
         heads = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
         heads[dims.n_text_layer // 2 :] = True
-        self.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+        self.register_buffer("alignment_heads", heads, persistent=False)
+
+    @property
+    def alignment_heads(self) -> Tensor:
+        """The cross-attention heads that word times are read from: sparse bool [n_text_layer, n_text_head].
+
+        The buffer is dense, since neither DistributedDataParallel nor every device takes sparse ones.
+        """
+        heads = self._buffers.get("alignment_heads")
+        if heads is None:
+            raise AttributeError("this model has no alignment_heads")
+        return heads if heads.is_sparse else heads.to_sparse()
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        if name == "alignment_heads" and tensor is not None:
+            tensor = tensor.to_dense()  # programs give it sparse, as openai-whisper has it
+        super().register_buffer(name, tensor, persistent)
 
     def set_alignment_heads(self, dump: bytes) -> None:
         """Chooses the cross-attention heads that word times are read from.
@@ -320,7 +332,7 @@ class Whisper(_Adopted):
         """
         flags = np.frombuffer(gzip.decompress(base64.b85decode(dump)), dtype=bool).copy()
         heads = torch.from_numpy(flags).reshape(self.dims.n_text_layer, self.dims.n_text_head)
-        self.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+        self.register_buffer("alignment_heads", heads, persistent=False)
 
     def enable_checkpointing(self, policy: str | None = "block", every: int = 1) -> None:
         """Trades computing for memory in training: the backward pass computes some activations again.

@@ -63,6 +63,43 @@ def data_parallel(rank):
     assert model.alignment_heads.is_sparse
 
 
+class Wrapper(torch.nn.Module):
+    """As training frameworks hold a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, mel, tokens):
+        return self.model(mel, tokens)
+
+
+def adapted(package):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    return peft.get_peft_model(make(package), peft.LoraConfig(r=2, target_modules=["query", "value"]))
+
+
+def wrapped(package):
+    return Wrapper(make(package))
+
+
+def data_parallel_inside_others(rank):
+    for wrap in (adapted, wrapped):
+        model, alone = wrap("torchwhisper"), wrap("torchwhisper")
+        spread = DistributedDataParallel(model)
+        loss_of(spread, rank).backward()
+        (sum(loss_of(alone, r) for r in range(PROCESSES)) / PROCESSES).backward()
+        assert_same(gradients(model), gradients(alone))
+    for wrap in (adapted, wrapped):  # last, since what fails leaves the processes out of step
+        with pytest.raises(Exception, match=r"[Ss]parse"):
+            DistributedDataParallel(wrap("whisper"))
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
 def fully_sharded(rank):
     from torchwhisper import explain
 
@@ -102,7 +139,7 @@ def _process(rank, work, folder):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("work", [data_parallel, fully_sharded])
+@pytest.mark.parametrize("work", [data_parallel, data_parallel_inside_others, fully_sharded])
 def test_in_several_processes(work, tmp_path):
     try:
         mp.spawn(_process, (work, tmp_path), nprocs=PROCESSES)

@@ -117,6 +117,14 @@ def test_alignment_heads_are_sparse(small):
     assert heads.indices().T.tolist() == [[1, 0], [1, 1]]  # the upper half
 
 
+def test_alignment_heads_that_a_program_registers(package, small):
+    """The reference's buffer is sparse, which DistributedDataParallel and Apple's devices refuse."""
+    heads = torch.tensor([[False, True], [False, False]])
+    small.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+    assert small.alignment_heads.indices().T.tolist() == [[0, 1]]
+    assert any(buffer.is_sparse for buffer in small.buffers()) == package.is_reference
+
+
 def test_set_alignment_heads(small):
     dump = base64.b85encode(gzip.compress(np.array([[0, 1], [1, 0]], dtype=bool).tobytes()))
     small.set_alignment_heads(dump)
