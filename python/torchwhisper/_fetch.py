@@ -118,9 +118,8 @@ def _receive(url: str, partial: Partial, expected: str, bar: Callable[..., Any])
         total = _align(response, partial)
         begin = partial.size
         _check_space(partial, total)
-        with bar(
-            total=total, initial=begin, ncols=80, unit="iB", unit_scale=True, unit_divisor=1024
-        ) as progress:
+        resumed = {"initial": begin} if begin else {}  # bars that replace tqdm's may not know it
+        with bar(total=total, ncols=80, unit="iB", unit_scale=True, unit_divisor=1024, **resumed) as progress:
             for piece in _pieces(response, timeout):
                 partial.append(piece)
                 progress.update(len(piece))
