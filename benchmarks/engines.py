@@ -1,6 +1,5 @@
 """The engines that are compared, which of them are here, and how each loads a model and transcribes."""
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,12 +70,14 @@ def why_absent(engine: Engine, whisper_cli: str | None = None) -> str | None:
 
 
 def _why_not_computed(compute: str) -> str | None:
-    import torchwhisper
+    import torch
 
-    if "compute_type" not in inspect.signature(torchwhisper.load_model).parameters:
-        return "load_model() has no compute_type yet"
-    if compute == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & set(common.cpu_flags()):
-        return "this processor has no bfloat16"
+    from torchwhisper import _compute_type
+
+    try:
+        _compute_type.check(compute, torch.device("cpu"))
+    except ValueError as error:
+        return str(error)
     return None
 
 

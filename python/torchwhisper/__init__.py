@@ -17,12 +17,13 @@ import torch
 from tqdm import tqdm
 
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
-from . import _bundled, _checkpoint, _hub, _hugging_face
+from . import _bundled, _checkpoint, _compute_type, _hub, _hugging_face
 from ._compat import activate as activate
 from ._development import get_cmake_dir as get_cmake_dir
 from ._development import get_include as get_include
 from ._download import download as _downloaded
 from ._engine import explain as explain
+from ._memory import give_back
 from ._save import save_model as save_model
 from .audio import load_audio as load_audio
 from .audio import log_mel_spectrogram as log_mel_spectrogram
@@ -86,6 +87,7 @@ def load_model(
     download_root: str | None = None,
     in_memory: bool = False,
     *,
+    compute_type: str = "default",
     checkpointing: str | None = None,
 ) -> Whisper:
     """Load a model by its official name, from files of several kinds, or the bundled one (`demo`).
@@ -99,34 +101,45 @@ def load_model(
     download_root: folder of downloaded checkpoints; default $XDG_CACHE_HOME/whisper or ~/.cache/whisper, for
         models of the Hub their own cache.
     in_memory: read the whole checkpoint into memory before it is parsed.
+    compute_type: what to compute in. "default": openai-whisper's numerics, on float32 parameters that may be
+        trained. The others are for inference and keep the weights once, beside the engine's packed copy: on
+        the CPU the parameters are the checkpoint's own tensors, left in the file where it allows that, on
+        CUDA they have that type. "float32"; "float16" (CUDA); "bfloat16" (CUDA, and CPUs with AVX512-BF16 or
+        AMX); "int8" (CPU: weights per channel, activations as they come).
     checkpointing: policy of activation checkpointing for training, see Whisper.enable_checkpointing.
 
-    Returns the model with float32 parameters that require gradients, in training mode. The alignment heads
-    are the model's own where its name or its files tell them, else the upper half of the decoder.
+    Returns the model, by default with parameters that require gradients and in training mode, as
+    openai-whisper does. The alignment heads are the model's own where its name or its files tell them, else
+    the upper half of the decoder.
+    Raises ValueError for a compute type that is unknown or that the device does not compute fast.
     Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
     is not a sound Whisper checkpoint; URLError where a download fails.
     """
     name = os.fspath(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.empty(0, device=device)  # a device that is not there fails here, not after the download
-    model = _checkpoint.build(_read(name, download_root, in_memory), name, device)
+    _compute_type.check(compute_type, device)
+    mapped = compute_type != "default" and device.type == "cpu"
+    checkpoint = _read(name, download_root, in_memory, mapped)
+    model = _checkpoint.build(checkpoint, name, device, compute_type)
     model.enable_checkpointing(checkpointing)
+    give_back()  # what the file was read into
     return model
 
 
-def _read(name: str, download_root: str | None, in_memory: bool) -> _checkpoint.Checkpoint:
+def _read(name: str, download_root: str | None, in_memory: bool, mapped: bool) -> _checkpoint.Checkpoint:
     if name == "demo":
         bundled = _bundled.load(name)
         return _checkpoint.Checkpoint(bundled["dims"], bundled["model_state_dict"])
     if name in _MODELS:
         source = _download(_MODELS[name], download_root or _default_root(), in_memory)
-        checkpoint = _checkpoint.read(source, name)
+        checkpoint = _checkpoint.read(source, name, mapped)
         checkpoint.dump = _ALIGNMENT_HEADS.get(name)
         return checkpoint
     if os.path.isfile(name):
         if name.endswith(".safetensors") or _hugging_face.is_safetensors(name):
             return _hugging_face.read_safetensors(name, name, in_memory)
-        return _checkpoint.read(_read_file(name) if in_memory else name, name)
+        return _checkpoint.read(_read_file(name) if in_memory else name, name, mapped)
     if os.path.isdir(name):
         return _hugging_face.read_folder(name, name, in_memory)
     unknown = f"Model {name} not found; available models = {available_models()}"

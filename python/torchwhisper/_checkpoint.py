@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _plain_tree
+from . import _compute_type, _plain_tree
 from .model import ModelDimensions, Whisper
 
 # Far above every model there is; they only stop absurd sizes before anything is allocated.
@@ -42,13 +42,14 @@ class Checkpoint:
     key: Callable[[str], str] = str
 
 
-def read(source: str | bytes, name: str) -> Checkpoint:
+def read(source: str | bytes, name: str, mapped: bool = False) -> Checkpoint:
     """The content of an OpenAI checkpoint, with its tensors in host memory.
 
     source: the path of the file, or its content. name: what the caller asked for, for the messages.
+    mapped: leave the tensors in the file and let the system read what is looked at, where that is possible.
     Raises RuntimeError if it is not a checkpoint {"dims": dict, "model_state_dict": dict}.
     """
-    content = unpickle(source, name)
+    content = unpickle(source, name, mapped)
     for key in ("dims", "model_state_dict"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
             hint = ""
@@ -60,15 +61,16 @@ def read(source: str | bytes, name: str) -> Checkpoint:
     return Checkpoint(content["dims"], content["model_state_dict"], content.get("alignment_heads"))
 
 
-def unpickle(source: str | bytes, name: str) -> Any:
+def unpickle(source: str | bytes, name: str, mapped: bool = False) -> Any:
     """What torch.save() has written: tensors, in host memory, and plain values only.
 
     Raises RuntimeError for everything else.
     """
-    _check_archive(source, name)
+    stored = _check_archive(source, name)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        return torch.load(file, map_location="cpu", weights_only=True)
+        mmap = mapped and stored and not isinstance(source, bytes)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch.load lets many types of exceptions out
@@ -79,9 +81,12 @@ def unpickle(source: str | bytes, name: str) -> Any:
         raise RuntimeError(f"Model {name} cannot be loaded: {reason}") from error
 
 
-def _check_archive(source: str | bytes, name: str) -> None:
-    """Refuses what would fill the memory, and what can be told from its first bytes."""
-    reason = ""
+def _check_archive(source: str | bytes, name: str) -> bool:
+    """Refuses what would fill the memory, and what can be told from its first bytes.
+
+    Returns whether it is an archive that holds its tensors as they are in memory.
+    """
+    reason, stored = "", False
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         head = file.read(4)
         size = file.seek(0, os.SEEK_END)
@@ -91,17 +96,23 @@ def _check_archive(source: str | bytes, name: str) -> None:
             reason = "it is a ggml file of whisper.cpp, expected a PyTorch checkpoint"
         elif zipfile.is_zipfile(file):
             try:
-                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+                entries = zipfile.ZipFile(file).infolist()
+                unpacked = sum(entry.file_size for entry in entries)
+                stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             except Exception:
                 unpacked = 0  # torch will say what is wrong
             if unpacked > _GREATEST_COMPRESSION * size:
                 reason = f"its {size:,} bytes would unpack to {unpacked:,}"
     if reason:
         raise RuntimeError(f"Model {name} cannot be loaded: {reason}")
+    return stored
 
 
-def build(checkpoint: Checkpoint, name: str, device: torch.device) -> Whisper:
-    """The model of a checkpoint, with float32 parameters on `device`; empties the checkpoint.
+def build(checkpoint: Checkpoint, name: str, device: torch.device, compute_type: str = "default") -> Whisper:
+    """The model of a checkpoint on `device`; empties the checkpoint.
+
+    The parameters are float32 copies; with a compute type the checkpoint's own tensors on a CPU, elsewhere
+    copies of that type.
 
     Raises RuntimeError if the dims are impossible or the tensors do not fit them.
     """
@@ -110,14 +121,27 @@ def build(checkpoint: Checkpoint, name: str, device: torch.device) -> Whisper:
     check_tensors(checkpoint.state, shapes, name)
     with _SkipInit():
         model = Whisper(dims)
-    with torch.no_grad():
-        for key, parameter in model.state_dict().items():
-            parameter.copy_(checkpoint.state.pop(checkpoint.key(key)))
+    if compute_type == "default":
+        with torch.no_grad():
+            for key, parameter in model.state_dict().items():
+                parameter.copy_(checkpoint.state.pop(checkpoint.key(key)))
+    else:
+        _take_over(model, checkpoint, device, compute_type)
     if checkpoint.dump is not None:
         model.set_alignment_heads(checkpoint.dump)
     elif checkpoint.heads is not None:
         _set_heads(model, checkpoint.heads, name)
     return model.to(device)
+
+
+def _take_over(model: Whisper, checkpoint: Checkpoint, device: torch.device, compute_type: str) -> None:
+    dtype = _compute_type.dtype_of_parameters(compute_type, device)
+    model.eval().requires_grad_(False)
+    tensors = {key: checkpoint.state.pop(checkpoint.key(key)) for key in model.state_dict()}
+    for key, tensor in tensors.items():
+        tensors[key] = tensor.to(device, dtype).contiguous()
+    model.load_state_dict(tensors, assign=True)
+    model.compute_type = compute_type
 
 
 def _set_heads(model: Whisper, heads: Any, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._compute_type import NAMES
 from ._windows import APPENDED, PREPENDED, Settings
 from .tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 from .utils import optional_float, optional_int, str2bool
@@ -45,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     add("audio", nargs="+", help="recordings to transcribe")
     add("--model", default="turbo", type=_model_name, help="name of a model, or path to a checkpoint")
     add("--model_dir", default=None, help="where downloaded models are kept; ~/.cache/whisper if not given")
+    add("--compute_type", default="default", choices=NAMES,
+        help="what to compute in; int8 and bfloat16 are faster on a CPU and need less memory")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="PyTorch device to run on")
     add("--output_dir", "-o", default=".", help="where transcripts are written")
     add("--output_format", "-f", default="all", choices=["txt", "vtt", "srt", "tsv", "json", "all"],
@@ -125,13 +128,13 @@ def run() -> int:
 
     from . import load_model
 
-    device, model_dir = args.pop("device"), args.pop("model_dir")
+    device, model_dir, compute_type = (args.pop(name) for name in ("device", "model_dir", "compute_type"))
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
         return _fail(f"Cannot write to {output_dir}: {_sentence(error)}")
     try:
-        model = load_model(model_name, device=device, download_root=model_dir)
+        model = load_model(model_name, device=device, download_root=model_dir, compute_type=compute_type)
     except Exception as error:
         said = _sentence(error)
         return _fail(said if model_name in said else f"Model {model_name} cannot be loaded: {said}")

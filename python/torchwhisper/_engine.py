@@ -28,7 +28,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 
-from . import _C
+from . import _C, _compute_type, _mapped
 from ._block_training import BlockTraining
 from ._plain_tree import NotPlainError, Tree, hooks_of, model_module
 
@@ -81,7 +81,9 @@ def explain(model: nn.Module) -> str:
     if isinstance(found, str):
         return f"Python path: {found}."
     device, dtypes = found[0].device, {str(t.dtype) for tree in found for t in tree.tensors.values()}
-    return f"C++ engine: the modules are plain, on {device}, in {' and '.join(sorted(dtypes))}."
+    chosen = _compute_type.of(model)
+    computed = "" if chosen == "default" else f", computed in {chosen}"
+    return f"C++ engine: the modules are plain, on {device}, in {' and '.join(sorted(dtypes))}{computed}."
 
 
 def seal(classes: Iterable[type], names: Iterable[str]) -> list[tuple[type, str, Any]]:
@@ -238,13 +240,14 @@ class _Prepared(NamedTuple):
 
     twin: _C.Whisper
     weights: list[Any]
-    fingerprint: int
+    bytes: int | frozenset[tuple[object, ...]]
 
 
 @dataclass
 class _Session:
     trees: tuple[Tree, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the activations
+    packed: str  # what the weights are packed in
     twin: _C.Whisper
     remembered: tuple[Tensor, tuple[Any, ...], _C.AudioMemory] | None = None
 
@@ -254,7 +257,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.by_dtype: dict[torch.dtype, _Prepared] = {}
+        self.by_type: dict[tuple[torch.dtype, str], _Prepared] = {}
 
 
 _slots: weakref.WeakKeyDictionary[nn.Module, _Slot] = weakref.WeakKeyDictionary()
@@ -267,7 +270,7 @@ def session(model: Whisper, dtype: torch.dtype, reason: str | None = None) -> It
     """One decode() or transcribe(): the weights are checked once, at its beginning.
 
     Direct calls of the model's halves within it, in `dtype` and without gradients, use the packed weights
-    too. A session within a session of the same model and dtype checks nothing again.
+    too. A session within a session of the same model and types checks nothing again.
 
     Args:
         dtype: what to compute in, the dtype of the log-mel.
@@ -275,14 +278,19 @@ def session(model: Whisper, dtype: torch.dtype, reason: str | None = None) -> It
 
     Yields:
         The prepared engine, or None where the Python path has to be taken.
+
+    Raises:
+        ValueError: the model was moved to a device that does not compute its compute type.
     """
     trees = reason or _trees_of(model)
     if isinstance(trees, str):
         yield _or_python(trees)
         return
+    packed = _compute_type.packed(model, dtype, trees[0].device)
+    wanted = (trees, dtype, packed)
     stack = _session_stack()
-    twin = next((s.twin for s in reversed(stack) if s.trees == trees and s.dtype == dtype), None)
-    stack.append(_Session(trees, dtype, twin or _prepared_twin(model, trees, dtype)))
+    twin = next((s.twin for s in reversed(stack) if (s.trees, s.dtype, s.packed) == wanted), None)
+    stack.append(_Session(*wanted, twin or _prepared_twin(model, *wanted)))
     try:
         yield stack[-1].twin
     finally:
@@ -356,7 +364,7 @@ def _state_of(t: Tensor) -> tuple[Any, ...]:
     return (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.shape, t.stride())
 
 
-def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype) -> _C.Whisper:
+def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype, packed: str) -> _C.Whisper:
     """A twin whose packed weights are the model's at this moment.
 
     Fused optimizers, writes through numpy or `.data` and merges of adapters move no version counter, so the
@@ -365,10 +373,15 @@ def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype
     with _slots_lock:
         slot = _slots.setdefault(model, _Slot())
     with slot.lock:
-        found, weights = slot.by_dtype.get(dtype), _weights(trees)
-        if found is not None and found.weights == weights and found.twin.fingerprint() == found.fingerprint:
+        key = (dtype, packed)
+        found, weights = slot.by_type.get(key), _weights(trees)
+        if (
+            found is not None
+            and found.weights == weights
+            and _state_of_bytes(found.twin, model, trees) == found.bytes
+        ):
             return found.twin
-        slot.by_dtype = {t: p for t, p in slot.by_dtype.items() if t != dtype and p.weights == weights}
+        slot.by_type = {t: p for t, p in slot.by_type.items() if t != key and p.weights == weights}
         del found  # its memory goes before the new twin's comes, unless another thread still uses it
         tensors = {
             f"{half}.{name}": tensor
@@ -376,7 +389,19 @@ def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype
             for name, tensor in tree.tensors.items()
         }
         twin = _C.Whisper(trees[0].dims | trees[1].dims, tensors)
-        fingerprint = twin.fingerprint()
-        twin.prepare(dtype)
-        slot.by_dtype[dtype] = _Prepared(twin, weights, fingerprint)
+        before = _state_of_bytes(twin, model, trees)
+        twin.prepare(dtype, packed)
+        slot.by_type[key] = _Prepared(twin, weights, before)
+        if not isinstance(before, int):
+            _mapped.let_go(tensors.values())
         return twin
+
+
+def _state_of_bytes(
+    twin: _C.Whisper, model: nn.Module, trees: tuple[Tree, ...]
+) -> int | frozenset[tuple[object, ...]]:
+    """What tells whether a weight was written to: the files that they all lie in untouched, or a checksum."""
+    files = None
+    if _compute_type.of(model) != "default":  # else they are copies
+        files = _mapped.files_of(tensor for tree in trees for tensor in tree.tensors.values())
+    return twin.fingerprint() if files is None else files

@@ -4,6 +4,7 @@
 are all stock runs in the C++ engine instead, when the model allows it (see `_engine`).
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union, cast  # noqa: F401, UP035
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 
-from . import _C, _engine
+from . import _C, _compute_type, _engine
 from .audio import CHUNK_LENGTH
 from .tokenizer import Tokenizer, get_tokenizer
 from .utils import compression_ratio
@@ -500,13 +501,14 @@ class DecodingTask:
         return tuple(sorted(suppressed))
 
     def _get_audio_features(self, mel: Tensor) -> Tensor:
-        if self.options.fp16:
-            mel = mel.half()
+        dtype = _compute_type.dtype_of_activations(self.model, self.options.fp16)
+        if self.options.fp16 or dtype != torch.float32:
+            mel = mel.to(dtype)
 
         dims = self.model.dims
         encoded = mel.shape[-2:] == (dims.n_audio_ctx, dims.n_audio_state)
         features = mel if encoded else cast(Tensor, self.model.encoder(mel))
-        if features.dtype != (torch.float16 if self.options.fp16 else torch.float32):
+        if features.dtype != dtype:
             raise TypeError(f"audio_features has an incorrect dtype: {features.dtype}")
         return features
 
@@ -557,7 +559,9 @@ class DecodingTask:
         """
         if mel.shape[0] == 0:
             return []
-        dtype = torch.float16 if self.options.fp16 else torch.float32
+        dtype = _compute_type.dtype_of_activations(self.model, self.options.fp16)
+        if self.options.fp16 and dtype == torch.float32 and self.model.device.type == "cpu":
+            warnings.warn("FP16 is not supported on CPU; using FP32 instead", stacklevel=4)
         with _engine.session(self.model, dtype, _why_not_stock(self)) as engine:
             self.decoder.reset()
             features = self._get_audio_features(mel)

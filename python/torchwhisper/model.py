@@ -280,8 +280,9 @@ class TextDecoder(_Adopted):
 
     def _hidden(self, x: Tensor, xa: Tensor, kv_cache: KvCache | None) -> Tensor:
         offset = next(iter(kv_cache.values())).shape[1] if kv_cache else 0
-        x = self.token_embedding(x) + self.positional_embedding[offset : offset + x.shape[-1]]
-        x = x.to(xa.dtype)
+        x = self.token_embedding(x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # the sum of half parameters is not rounded
+        x = (x + self.positional_embedding[offset : offset + x.shape[-2]]).to(xa.dtype)
         training = self.block_training.now(self)
         for i, block in enumerate(self.blocks):
             if kv_cache is None:
@@ -293,6 +294,8 @@ class TextDecoder(_Adopted):
 
 class Whisper(_Adopted):
     """A whole model. `dims` gives its sizes; parameters start untrained (see `load_model`)."""
+
+    compute_type = "default"  # what `load_model` was asked for
 
     def __init__(self, dims: ModelDimensions) -> None:
         super().__init__()
@@ -360,6 +363,25 @@ class Whisper(_Adopted):
         """
         for half in (self.encoder, self.decoder):
             half.block_training = half.block_training._replace(stochastic_depth=probability).checked()
+
+    def train(self, mode: bool = True) -> "Whisper":
+        """Raises RuntimeError for a model that was loaded with a compute type for inference."""
+        self._refuse_training(mode)
+        super().train(mode)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Whisper":
+        """Raises RuntimeError for a model that was loaded with a compute type for inference."""
+        self._refuse_training(requires_grad)
+        super().requires_grad_(requires_grad)
+        return self
+
+    def _refuse_training(self, wanted: bool) -> None:
+        if wanted and self.compute_type != "default":
+            raise RuntimeError(
+                f"a model loaded with compute_type={self.compute_type!r} is for inference: "
+                "to train it, load it with compute_type='default'"
+            )
 
     def embed_audio(self, mel: Tensor) -> Tensor:
         """[batch, n_mels, 2 * n_audio_ctx] to audio features [batch, n_audio_ctx, n_audio_state]."""

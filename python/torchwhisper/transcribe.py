@@ -22,8 +22,9 @@ import torch
 import tqdm
 from torch import Tensor
 
-from . import _batch, _command_line, _engine, timing
+from . import _batch, _command_line, _compute_type, _engine, timing
 from ._lock_step import InTurn, Stream, drive, in_lock_step
+from ._memory import give_back
 from ._recording import Recording, takes_features
 from ._windows import APPENDED as _APPENDED
 from ._windows import PREPENDED as _PREPENDED
@@ -244,7 +245,7 @@ def _transcribed(
 
 def _dtype(model: "Whisper", decode_options: dict[str, Any]) -> torch.dtype:
     half: bool = decode_options.get("fp16", True) and model.device != torch.device("cpu")
-    return torch.float16 if half else torch.float32
+    return _compute_type.dtype_of_activations(model, half)
 
 
 def _warn_of_the_cpu(model: "Whisper", decode_options: dict[str, Any]) -> None:
@@ -258,6 +259,7 @@ def _warn_of_the_cpu(model: "Whisper", decode_options: dict[str, Any]) -> None:
 def _spectrogram(model: "Whisper", audio: Any) -> Tensor:
     """[n_mels, frames] of the whole recording, whose maximum sets its floor, and 30 s of silence."""
     mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)
+    give_back()  # the samples, and the buffers of the transform
     if mel.ndim != 2:
         raise ValueError(f"audio has {mel.ndim - 1} dimensions, expected one channel of samples")
     return mel

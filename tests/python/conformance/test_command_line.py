@@ -85,16 +85,17 @@ FLAGS = (
 
 def test_there_are_32_flags(command, package):
     assert len(FLAGS) == 32
-    ours = () if package.is_reference else ("batch_size",)
+    ours = () if package.is_reference else ("compute_type", "batch_size")
     help_text = command("--help").out
     assert set(re.findall(r"--(\w+) ", help_text)) == {*FLAGS, *ours, "help"}
     assert command("--version").status == 2  # there is none
 
 
-def test_defaults(command, tmp_path):
+def test_defaults(command, package, tmp_path):
     done = command("talk.flac")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert done.load == (("turbo",), {"device": device, "download_root": None})
+    ours = {} if package.is_reference else {"compute_type": "default"}
+    assert done.load == (("turbo",), {"device": device, "download_root": None, **ours})
     assert done.status == 0 and done.threads is None
     temperature = done.options.pop("temperature")
     assert temperature == tuple(np.arange(0, 1.0 + 1e-6, 0.2)) and len(temperature) == 6
@@ -140,10 +141,11 @@ def test_temperatures_are_numpys(command):
     assert repr(float(command("talk.flac").options["temperature"][3])) == "0.6000000000000001"
 
 
-def test_threads_and_device_and_folder(command):
+def test_threads_and_device_and_folder(command, package):
     done = command("talk.flac", "--threads", "3", "--device", "cpu", "--model_dir", "m", "--model", "tiny")
     assert done.threads == 3
-    assert done.load == (("tiny",), {"device": "cpu", "download_root": "m"})
+    ours = {} if package.is_reference else {"compute_type": "default"}
+    assert done.load == (("tiny",), {"device": "cpu", "download_root": "m", **ours})
 
 
 @pytest.mark.parametrize(
