@@ -212,6 +212,7 @@ def _transcribed(
     tokenizer = get_tokenizer(
         model.is_multilingual, num_languages=model.num_languages, language=language, task=task
     )
+    give_back()  # the samples, the buffers of the transform, the text of the vocabulary
     if settings.word_timestamps and task == "translate":
         warnings.warn("Word-level timestamps on translations may not be reliable.", stacklevel=1)
 
@@ -259,7 +260,6 @@ def _warn_of_the_cpu(model: "Whisper", decode_options: dict[str, Any]) -> None:
 def _spectrogram(model: "Whisper", audio: Any) -> Tensor:
     """[n_mels, frames] of the whole recording, whose maximum sets its floor, and 30 s of silence."""
     mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)
-    give_back()  # the samples, and the buffers of the transform
     if mel.ndim != 2:
         raise ValueError(f"audio has {mel.ndim - 1} dimensions, expected one channel of samples")
     return mel
