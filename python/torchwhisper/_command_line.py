@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,7 +173,7 @@ def _transcribe(model: Any, output_dir: str, args: dict[str, Any]) -> int:
 
 
 def _check(parser: argparse.ArgumentParser, args: dict[str, Any]) -> None:
-    """Refuses options that do not go together, and warns of those that do nothing."""
+    """Refuses what does not go together, and warns of what is lost."""
     if not args["word_timestamps"]:
         for option in _WORD_OPTIONS:
             if args[option]:
@@ -186,6 +187,12 @@ def _check(parser: argparse.ArgumentParser, args: dict[str, Any]) -> None:
         warnings.warn("--max_line_count has no effect without --max_line_width", stacklevel=1)
     if args["max_words_per_line"] and args["max_line_width"]:
         warnings.warn("--max_words_per_line has no effect with --max_line_width", stacklevel=1)
+    names = Counter(os.path.splitext(os.path.basename(path))[0] for path in set(args["audio"]))
+    for name, count in names.items():
+        if count > 1:
+            warnings.warn(
+                f"{count} recordings are named {name}: only the last one's transcript will stay", stacklevel=1
+            )
 
 
 def _fallbacks(temperature: float, increment: float | None) -> Sequence[float]:

@@ -220,6 +220,13 @@ def test_files_of_one_format(command, tmp_path):
     assert json.loads((tmp_path / "x/talk.json").read_text()) == RESULT
 
 
+def test_recordings_of_one_name(package, command):
+    """Their transcripts have one name too; the reference does not tell."""
+    found = command("a/talk.flac", "b/talk.wav", "b/talk.wav", "c.wav").messages
+    told = [(UserWarning, "2 recordings are named talk: only the last one's transcript will stay")]
+    assert found == ([] if package.is_reference else told)
+
+
 def test_layout_reaches_the_writer(command, tmp_path):
     command("talk.flac", "-f", "srt", *WORDS, "--highlight_words", "True")
     assert "<u>a</u> b" in (tmp_path / "talk.srt").read_text()
