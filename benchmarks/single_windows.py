@@ -3,6 +3,7 @@
 Models have the official dimensions and random weights, the same for all engines; the window is noise.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,19 @@ class Torch:
         self._ours = engine.package == "torchwhisper"
         self.package, self.model = engines.load_whisper(engine, Path(job["path"]))
         self.mel = torch.from_numpy(window(common.SIZES[job["size"]]["n_mels"]))
+        self._session: contextlib.ExitStack | None = None
 
     def encode(self) -> Any:
-        with common.engine_required() if self._ours else common.nothing():
-            return self.model.embed_audio(self.mel)
+        """By prepared weights, as within transcribe(): they are made and checked in the first call."""
+        if self._ours and self._session is None:
+            import torch
+
+            from torchwhisper import _engine
+
+            self._session = contextlib.ExitStack()
+            self._session.enter_context(common.engine_required())
+            self._session.enter_context(_engine.session(self.model, torch.float32))
+        return self.model.embed_audio(self.mel)
 
     def decoder(self, tokens: int, beam: int) -> Callable[[], list[int]]:
         """A search that runs to its last token: the end of the text is suppressed."""
@@ -90,7 +100,7 @@ class Torch:
             suppress_tokens=[tokenizer.eot],
             beam_size=beam if beam > 1 else None,
         )
-        features = self.encode()
+        features = self.model.embed_audio(self.mel)
 
         def decode() -> list[int]:
             with common.engine_required() if self._ours else common.nothing():

@@ -1,12 +1,14 @@
 #include "csrc/decoding/token_decoder.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "csrc/kernels/select.h"
@@ -30,27 +32,41 @@ std::vector<BestTokens> best_tokens_by_torch(const at::Tensor& logits, std::int6
   return best;
 }
 
+// Of one row; nothing where a number is none, or everything is forbidden.
+std::optional<BestTokens> best_of_row(const float* values, std::int64_t n_vocab, std::int64_t count) {
+  const auto ranked = kernels::largest(values, n_vocab, count);
+  if (static_cast<std::int64_t>(ranked.size()) < count ||
+      ranked.front().value < std::numeric_limits<float>::lowest()) {
+    return std::nullopt;
+  }
+  const float total = kernels::kernels().log_sum_exp(values, n_vocab);
+  BestTokens best;
+  for (const kernels::Ranked& entry : ranked) {
+    best.tokens.push_back(entry.index);
+    best.logprobs.push_back(entry.value - total);
+  }
+  return best;
+}
+
 // The same, without a copy of all logits.
 std::vector<BestTokens> best_tokens(const at::Tensor& logits, std::int64_t count) {
   if (!logits.is_cpu()) {
     return best_tokens_by_torch(logits, count);
   }
-  const std::int64_t n_vocab = logits.size(1);
+  std::vector<std::optional<BestTokens>> rows(static_cast<std::size_t>(logits.size(0)));
+  const float* values = logits.const_data_ptr<float>();
+  at::parallel_for(0, logits.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      rows[static_cast<std::size_t>(row)] =
+          best_of_row(values + row * logits.stride(0), logits.size(1), count);
+    }
+  });
   std::vector<BestTokens> best;
-  for (std::int64_t row = 0; row < logits.size(0); ++row) {
-    const float* values = logits.const_data_ptr<float>() + row * logits.stride(0);
-    const auto ranked = kernels::largest(values, n_vocab, count);
-    if (static_cast<std::int64_t>(ranked.size()) < count ||
-        ranked.front().value < std::numeric_limits<float>::lowest()) {
-      return best_tokens_by_torch(logits, count);  // not a number, or everything forbidden
+  for (std::optional<BestTokens>& row : rows) {
+    if (!row) {
+      return best_tokens_by_torch(logits, count);
     }
-    const float total = kernels::kernels().log_sum_exp(values, n_vocab);
-    BestTokens of_row;
-    for (const kernels::Ranked& entry : ranked) {
-      of_row.tokens.push_back(entry.index);
-      of_row.logprobs.push_back(entry.value - total);
-    }
-    best.push_back(std::move(of_row));
+    best.push_back(std::move(*row));
   }
   return best;
 }

@@ -56,15 +56,15 @@ class FloatMemory {
   struct Scratch {
     std::vector<float> scores;
     explicit Scratch(const FloatMemory& memory)
-        : scores(static_cast<std::size_t>(kQueries * memory.a_.time)) {}
+        : scores(static_cast<std::size_t>(kQueries * score_stride(memory.a_.time))) {}
   };
 
   void attend(std::int64_t index, std::int64_t first, std::int64_t rows, Scratch& scratch) const {
     const Head head(a_, index);
-    kernels::attend(
-        {head.q + first * a_.stride, a_.stride, rows, a_.dim, a_.time, keys_.data() + index * key_size_,
-         values_.data() + index * value_size_, a_.scale, head.y + first * head.y_stride, head.y_stride},
-        scratch.scores.data());
+    kernels::attend({head.q + first * a_.stride, a_.stride, rows, a_.dim, a_.time,
+                     keys_.data() + index * key_size_, values_.data() + index * value_size_, false, a_.scale,
+                     head.y + first * head.y_stride, head.y_stride},
+                    scratch.scores.data());
   }
 
  private:
@@ -102,7 +102,7 @@ class Bfloat16Memory {
     explicit Scratch(const Bfloat16Memory& memory)
         : queries(static_cast<std::size_t>(kQueries * memory.dim_words_)),
           weights(static_cast<std::size_t>(kQueries * memory.time_words_)),
-          scores(static_cast<std::size_t>(kQueries * memory.a_.time)) {}
+          scores(static_cast<std::size_t>(kQueries * score_stride(memory.a_.time))) {}
   };
 
   void attend(std::int64_t index, std::int64_t first, std::int64_t rows, Scratch& scratch) const {
@@ -112,23 +112,24 @@ class Bfloat16Memory {
       table.shorten_row(head.q + (first + row) * a_.stride, a_.dim, dim_words_,
                         scratch.queries.data() + row * dim_words_);
     }
+    // Whole panels: the keys that the last one lacks are zeros.
+    const std::int64_t stride = score_stride(a_.time);
     for (std::int64_t panel = 0; panel < panel_count(a_.time); ++panel) {
       const std::int64_t key = panel * kPanelWidth;
-      table.multiply_shortened(
-          {scratch.queries.data(),
-           dim_words_,
-           rows,
-           dim_words_,
-           keys_.data() + index * key_size_ + key * dim_words_,
-           nullptr,
-           nullptr,
-           nullptr,
-           {scratch.scores.data() + key, a_.time, std::min(kPanelWidth, a_.time - key)}});
+      table.multiply_shortened({scratch.queries.data(),
+                                dim_words_,
+                                rows,
+                                dim_words_,
+                                keys_.data() + index * key_size_ + key * dim_words_,
+                                nullptr,
+                                nullptr,
+                                nullptr,
+                                {scratch.scores.data() + key, stride, kPanelWidth}});
     }
     float factors[kQueries];
     for (std::int64_t row = 0; row < rows; ++row) {
       factors[row] =
-          1.0F / table.shorten_exponentials(scratch.scores.data() + row * a_.time, a_.time, a_.scale,
+          1.0F / table.shorten_exponentials(scratch.scores.data() + row * stride, a_.time, a_.scale,
                                             time_words_, scratch.weights.data() + row * time_words_);
     }
     float* y = head.y + first * head.y_stride;

@@ -14,7 +14,7 @@ inline constexpr std::int64_t kPanelWidth = 64;
 /// What is done with a product before it is stored, in this order.
 struct Epilogue {
   const float* bias = nullptr;      // [columns], added where it is given
-  bool gelu = false;                // x * Phi(x), the exact one
+  bool gelu = false;                // x * Phi(x): the exact one, to 1e-4 after words
   const float* residual = nullptr;  // of the shape and strides of y, added where it is given
 };
 
@@ -59,7 +59,9 @@ struct WordProduct {
 
 struct KernelTable {
   void (*multiply)(const PanelProduct& product, const float* panel);
-  /// scale: [columns].
+  /// The same in float32 with a panel that is kept in bfloat16.
+  void (*multiply_bfloat16)(const PanelProduct& product, const std::uint16_t* panel);
+  /// The same with one in int8. scale: [columns].
   void (*multiply_int8)(const PanelProduct& product, const std::int8_t* panel, const float* scale);
   /// Rounds n numbers to int8, in the form that multiply_rounded() takes, and returns their scale: x[i] is
   /// within scale / 2 of the integer times scale.

@@ -21,14 +21,36 @@ AudioEncoderImpl::AudioEncoderImpl(const ModelDimensions& dims, const nn::Weight
                              /*cross_attention=*/false)),
       ln_post(register_module("ln_post", nn::LayerNorm(given["ln_post"], dims.n_audio_state))) {}
 
+// The convolutions by the prepared weights, in rows of time with room for the padding.
+at::Tensor AudioEncoderImpl::embed_prepared(const at::Tensor& mel) const {
+  const std::int64_t frames = mel.size(2);
+  const std::int64_t n_state = positional_embedding.size(1);
+  at::Tensor input = at::zeros({mel.size(0), frames + 2, mel.size(1)}, mel.options());
+  input.narrow(1, 1, frames).copy_(mel.transpose(1, 2));
+  at::Tensor wide = at::empty({mel.size(0), frames + 2, n_state}, mel.options());
+  wide.select(1, 0).zero_();
+  wide.select(1, frames + 1).zero_();
+  conv1->packed()->forward_gelu(input, /*residual=*/{}, wide.narrow(1, 1, frames));
+  at::Tensor x = at::empty({mel.size(0), frames / 2, n_state}, mel.options());
+  conv2->packed()->forward_gelu(wide, prepared_positions_, x);
+  return x;
+}
+
+at::Tensor AudioEncoderImpl::embed(const at::Tensor& mel) {
+  const at::Tensor x = at::gelu(conv2(at::gelu(conv1(mel)))).transpose(1, 2);
+  // The convolutions leave frames strided; every block wants them in rows.
+  return (x + positional_embedding).to(x.scalar_type()).contiguous();
+}
+
 at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& control,
                                      const nn::BlockTraining& training) {
-  at::Tensor x = at::gelu(conv2(at::gelu(conv1(mel)))).transpose(1, 2);
-  TORCH_CHECK_VALUE(x.size(1) == positional_embedding.size(0),
+  // The second convolution takes every other frame, the last one of an odd number too.
+  TORCH_CHECK_VALUE((mel.size(2) + 1) / 2 == positional_embedding.size(0),
                     "incorrect audio shape: the mel spectrogram has ", mel.size(2), " frames, expected ",
                     2 * positional_embedding.size(0));
-  // The convolutions leave frames strided; every block wants them in rows.
-  x = (x + positional_embedding).to(x.scalar_type()).contiguous();
+  const bool prepared = prepared_positions_.defined() && mel.scalar_type() == at::kFloat &&
+                        mel.size(2) % 2 == 0 && !at::GradMode::is_enabled();
+  at::Tensor x = prepared ? embed_prepared(mel) : embed(mel);
   std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
     x = training.changes_blocks() ? block->forward_training(x, /*features=*/{}, training.of_block(done))
@@ -43,6 +65,11 @@ void AudioEncoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena) 
     block->prepare(precision, arena);
   }
   ln_post->prepare();
+  if (precision.activations == at::kFloat && positional_embedding.is_cpu()) {
+    conv1->prepare(precision.products, arena);
+    conv2->prepare(precision.products, arena);
+    prepared_positions_ = positional_embedding.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  }
 }
 
 }  // namespace torchwhisper::model

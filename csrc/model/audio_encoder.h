@@ -30,6 +30,12 @@ struct TORCHWHISPER_API AudioEncoderImpl : torch::nn::Module {
   at::Tensor positional_embedding;  // [n_audio_ctx, n_audio_state], a buffer
   std::vector<nn::ResidualAttentionBlock> blocks;
   nn::LayerNorm ln_post{nullptr};
+
+ private:
+  at::Tensor embed(const at::Tensor& mel);
+  at::Tensor embed_prepared(const at::Tensor& mel) const;
+
+  at::Tensor prepared_positions_;  // float32; undefined until prepared for it on a CPU
 };
 TORCH_MODULE(AudioEncoder);
 

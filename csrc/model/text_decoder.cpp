@@ -128,9 +128,23 @@ DecoderState TextDecoderImpl::start(const AudioMemory& memory) {
   return state;
 }
 
+// One token of every sequence without a tensor in between. x: [row, 1, n_state].
+void TextDecoderImpl::step(at::Tensor& x, const AudioMemory& memory, DecoderState& state) {
+  if (!state.buffers.fit(x.size(0), x.size(2))) {
+    state.buffers = nn::StepBuffers(x.size(0), x.size(2));
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    blocks[i]->step(x.mutable_data_ptr<float>(), state.caches[i], memory.layers[i], state.buffers);
+  }
+}
+
 at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, const AudioMemory& memory,
                                     DecoderState& state) {
   at::Tensor x = embed(tokens, state.length(), memory.dtype);
+  if (head_ && tokens.size(1) == 1 && state.caches.front().in_panels() && blocks.front()->takes_rows()) {
+    step(x, memory, state);
+    return ln(x);
+  }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     x = blocks[i]->decode_cached(x, state.caches[i], memory.layers[i]);
   }

@@ -32,6 +32,7 @@ struct TORCHWHISPER_API AudioMemory {
 /// Everything that decoding keeps between two tokens. Owned by one decode, never shared.
 struct TORCHWHISPER_API DecoderState {
   std::vector<nn::KeyValueCache> caches;  // per layer: keys and values of the tokens so far
+  nn::StepBuffers buffers;
 
   std::int64_t length() const { return caches.front().length(); }
   void reorder(const std::vector<std::int64_t>& sources);
@@ -87,6 +88,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   at::Tensor mask;  // [n_text_ctx, n_text_ctx]; derived, in no state_dict
 
  private:
+  void step(at::Tensor& x, const AudioMemory& memory, DecoderState& state);
   at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
 
   std::unique_ptr<const nn::VocabularyHead> head_;

@@ -53,17 +53,21 @@ at::Tensor MultiHeadAttentionImpl::attend_densely(const at::Tensor& x) const {
   const std::int64_t dim = n_state / n_head;
   kernels::attend_densely({q, q + n_state, q + 2 * n_state, 3 * n_state, x.size(0), x.size(1), n_head, dim,
                            1.0F / std::sqrt(static_cast<float>(dim)), y.mutable_data_ptr<float>()},
-                          /*in_bfloat16=*/true);
+                          in_bfloat16_);
   return y;
 }
 
-at::Tensor MultiHeadAttentionImpl::self_attention(const at::Tensor& x, bool causal) {
-  if (in_bfloat16_ && !causal && packed_query_key_value_->serves(x)) {
-    return out(attend_densely(x.contiguous()));
+at::Tensor MultiHeadAttentionImpl::self_attention(const at::Tensor& x, bool causal,
+                                                  const at::Tensor& residual) {
+  const bool by_kernel = packed_query_key_value_ && packed_query_key_value_->serves(x) && x.is_cpu() &&
+                         x.scalar_type() == at::kFloat && x.size(2) / n_head <= kernels::kPanelWidth;
+  if (by_kernel && !causal) {
+    return out->forward_add(attend_densely(x.contiguous()), residual);
   }
   const Projected self = project_self(x);
-  return out(
-      functional::merge_heads(functional::attention(split(self.q), self.k, self.v, causal && x.size(1) > 1)));
+  return out->forward_add(
+      functional::merge_heads(functional::attention(split(self.q), self.k, self.v, causal && x.size(1) > 1)),
+      residual);
 }
 
 at::Tensor MultiHeadAttentionImpl::cached_self_attention(const at::Tensor& x, KeyValueCache& cache,
@@ -89,7 +93,7 @@ at::Tensor MultiHeadAttentionImpl::cross_attention(const at::Tensor& x, const at
 
 KeyValueCache MultiHeadAttentionImpl::remember(const at::Tensor& features) {
   const auto [k, v] = project_features(features);
-  KeyValueCache memory(k.size(0), n_head, k.size(2), k.size(3), features);
+  KeyValueCache memory(k.size(0), n_head, k.size(2), k.size(3), features, shortens_memory_);
   memory.append(k, v);
   return memory;
 }
@@ -98,6 +102,30 @@ at::Tensor MultiHeadAttentionImpl::cached_cross_attention(const at::Tensor& x, c
                                                           const at::Tensor& residual) {
   const at::Tensor q = query(x).reshape({memory.rows(), -1, x.size(2)});
   return out->forward_add(memory.attend(q).reshape(x.sizes()), residual);
+}
+
+bool MultiHeadAttentionImpl::takes_rows() const {
+  const PackedLinear* first = packed_query_key_value_ ? packed_query_key_value_.get() : query->packed();
+  return first != nullptr && first->is_by_kernel() && out->packed()->is_by_kernel();
+}
+
+void MultiHeadAttentionImpl::step_self_attention(const float* x, KeyValueCache& cache, StepBuffers& buffers,
+                                                 float* y) const {
+  const std::int64_t n_state = query->weight.size(0);
+  const float* q = buffers.wide();  // [rows][3 * n_state]
+  packed_query_key_value_->multiply_into(x, cache.rows(), buffers.wide());
+  cache.append_rows(q + n_state, q + 2 * n_state, 3 * n_state);
+  cache.attend_rows(q, /*time=*/1, 3 * n_state, buffers.attended());
+  out->packed()->multiply_into(buffers.attended(), cache.rows(), y, {.residual = y});
+}
+
+void MultiHeadAttentionImpl::step_cross_attention(const float* x, std::int64_t rows,
+                                                  const KeyValueCache& memory, StepBuffers& buffers,
+                                                  float* y) const {
+  query->packed()->multiply_into(x, rows, buffers.wide());
+  // The rows of one recording are the queries of one attention.
+  memory.attend_rows(buffers.wide(), rows / memory.rows(), query->weight.size(0), buffers.attended());
+  out->packed()->multiply_into(buffers.attended(), rows, y, {.residual = y});
 }
 
 MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::self_attention_with_scores(const at::Tensor& x,
@@ -117,14 +145,14 @@ void MultiHeadAttentionImpl::prepare(Precision precision, Rows rows, WeightArena
                                      bool attends_to_itself) {
   out->prepare(precision, rows, arena);
   if (attends_to_itself) {
-    in_bfloat16_ = precision.products != ComputeType::kFloat32 &&
-                   kernels::multiplies_fast(kernels::WordType::kBfloat16) &&
-                   query->weight.size(0) / n_head <= kernels::kPanelWidth;
+    in_bfloat16_ =
+        precision.products != ComputeType::kFloat32 && kernels::multiplies_fast(kernels::WordType::kBfloat16);
     packed_query_key_value_ = std::make_unique<const PackedLinear>(
         at::cat({query->weight, key->weight, value->weight}),
         at::cat({query->bias, no_bias(key), value->bias}), precision, rows, arena);
     return;
   }
+  shortens_memory_ = precision.products != ComputeType::kFloat32;
   query->prepare(precision, rows, arena);
   packed_key_value_ = std::make_unique<const PackedLinear>(at::cat({key->weight, value->weight}),
                                                            at::cat({no_bias(key), value->bias}), precision,

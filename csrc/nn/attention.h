@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "csrc/common/api.h"
 #include "csrc/nn/kv_cache.h"
@@ -13,6 +14,23 @@
 #include "csrc/nn/weights.h"
 
 namespace torchwhisper::nn {
+
+/// Room for one token of every sequence between the layers of a decoder, kept from token to token.
+class TORCHWHISPER_API StepBuffers {
+ public:
+  StepBuffers() = default;
+  StepBuffers(std::int64_t rows, std::int64_t n_state)
+      : size_(rows * n_state), memory_(static_cast<std::size_t>(6 * size_)) {}
+
+  float* normed() { return memory_.data(); }            // [rows][n_state]
+  float* attended() { return memory_.data() + size_; }  // [rows][n_state]
+  float* wide() { return memory_.data() + 2 * size_; }  // [rows][4 * n_state]
+  bool fit(std::int64_t rows, std::int64_t n_state) const { return size_ == rows * n_state; }
+
+ private:
+  std::int64_t size_ = 0;
+  std::vector<float> memory_;
+};
 
 /// Multi-head attention with upstream's names (whisper/model.py, MultiHeadAttention).
 struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
@@ -23,8 +41,8 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
     at::Tensor scores;  // [batch, head, time, memory] float32, before the softmax
   };
 
-  /// x: [batch, time, n_state] attends to itself -> [batch, time, n_state].
-  at::Tensor self_attention(const at::Tensor& x, bool causal);
+  /// x: [batch, time, n_state] attends to itself -> residual + [batch, time, n_state].
+  at::Tensor self_attention(const at::Tensor& x, bool causal, const at::Tensor& residual);
 
   /// The same for the next tokens of sequences whose earlier tokens are in `cache`. Several tokens at once
   /// are allowed only while the cache is empty, since causal attention counts from the first token.
@@ -40,6 +58,15 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   /// residual + attention of x to them.
   at::Tensor cached_cross_attention(const at::Tensor& x, const KeyValueCache& memory,
                                     const at::Tensor& residual);
+
+  /// Both kinds of cached attention for one new token of every sequence, on plain rows: the normalised x
+  /// ([rows][n_state]) attends, and y ([rows][n_state]) grows by the result. Needs takes_rows().
+  void step_self_attention(const float* x, KeyValueCache& cache, StepBuffers& buffers, float* y) const;
+  void step_cross_attention(const float* x, std::int64_t rows, const KeyValueCache& memory,
+                            StepBuffers& buffers, float* y) const;
+
+  /// Whether prepare() has laid out weights that multiply plain rows.
+  bool takes_rows() const;
 
   /// Both kinds of attention spelled out, keeping the scores. `mask`: [time, time] or undefined.
   Scored self_attention_with_scores(const at::Tensor& x, const at::Tensor& mask);
@@ -69,7 +96,8 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   std::unique_ptr<const PackedLinear> packed_query_key_value_;
   std::unique_ptr<const PackedLinear> packed_key_value_;
-  bool in_bfloat16_ = false;  // whether unmasked self-attention is multiplied in it
+  bool shortens_memory_ = false;  // whether keys and values of audio features are kept in bfloat16
+  bool in_bfloat16_ = false;      // whether unmasked self-attention is multiplied in it
 };
 TORCH_MODULE(MultiHeadAttention);
 

@@ -45,12 +45,12 @@ ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const Weights& given, std
 }
 
 at::Tensor ResidualAttentionBlockImpl::encode(const at::Tensor& input) {
-  const at::Tensor x = input + attn->self_attention(attn_ln(input), /*causal=*/false);
-  return x + mlp(mlp_ln(x));
+  const at::Tensor x = attn->self_attention(attn_ln(input), /*causal=*/false, input);
+  return mlp->forward_add(mlp_ln(x), x);
 }
 
 at::Tensor ResidualAttentionBlockImpl::decode(const at::Tensor& input, const at::Tensor& features) {
-  at::Tensor x = input + attn->self_attention(attn_ln(input), /*causal=*/true);
+  at::Tensor x = attn->self_attention(attn_ln(input), /*causal=*/true, input);
   x = x + cross_attn->cross_attention(cross_attn_ln(x), features);
   return x + mlp(mlp_ln(x));
 }
@@ -60,6 +60,22 @@ at::Tensor ResidualAttentionBlockImpl::decode_cached(const at::Tensor& input, Ke
   at::Tensor x = attn->cached_self_attention(attn_ln(input), cache, input);
   x = cross_attn->cached_cross_attention(cross_attn_ln(x), memory, x);
   return mlp->forward_add(mlp_ln(x), x);
+}
+
+bool ResidualAttentionBlockImpl::takes_rows() const {
+  return attn->takes_rows() && cross_attn->takes_rows() && mlp->expand->packed()->is_by_kernel();
+}
+
+void ResidualAttentionBlockImpl::step(float* x, KeyValueCache& cache, const KeyValueCache& memory,
+                                      StepBuffers& buffers) const {
+  const std::int64_t rows = cache.rows();
+  attn_ln->forward_rows(x, rows, buffers.normed());
+  attn->step_self_attention(buffers.normed(), cache, buffers, x);
+  cross_attn_ln->forward_rows(x, rows, buffers.normed());
+  cross_attn->step_cross_attention(buffers.normed(), rows, memory, buffers, x);
+  mlp_ln->forward_rows(x, rows, buffers.normed());
+  mlp->expand->packed()->multiply_into(buffers.normed(), rows, buffers.wide(), {.gelu = true});
+  mlp->contract->packed()->multiply_into(buffers.wide(), rows, x, {.residual = x});
 }
 
 MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(const at::Tensor& input,

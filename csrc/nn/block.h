@@ -43,6 +43,11 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   /// recordings.
   at::Tensor decode_cached(const at::Tensor& x, KeyValueCache& cache, const KeyValueCache& memory);
 
+  /// decode_cached() for one new token of every sequence, on plain rows x: [rows][n_state], which become the
+  /// result. Needs takes_rows() and caches in panels.
+  void step(float* x, KeyValueCache& cache, const KeyValueCache& memory, StepBuffers& buffers) const;
+  bool takes_rows() const;
+
   /// decode() with explicit attention; returns the scores of the cross-attention as well.
   MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const KeyValueCache& memory,
                                                     const at::Tensor& mask);

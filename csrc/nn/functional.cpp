@@ -25,24 +25,22 @@ bool is_plain_float(const at::Tensor& x) {
   return !at::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
 }
 
-at::Tensor layer_norm_by_kernel(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  at::Tensor y = at::empty_like(x);
+}  // namespace
+
+void layer_norm_rows(const float* x, std::int64_t rows, const at::Tensor& weight, const at::Tensor& bias,
+                     float* y) {
   const std::int64_t n = weight.numel();
-  const float* from = x.const_data_ptr<float>();
-  float* to = y.mutable_data_ptr<float>();
+  const float* gain = weight.const_data_ptr<float>();
+  const float* shift = bias.const_data_ptr<float>();
   constexpr std::int64_t kNumbersPerThread = 16'384;
-  at::parallel_for(0, x.numel() / n, std::max<std::int64_t>(1, kNumbersPerThread / n),
+  at::parallel_for(0, rows, std::max<std::int64_t>(1, kNumbersPerThread / n),
                    [&](std::int64_t begin, std::int64_t end) {
                      for (std::int64_t row = begin; row < end; ++row) {
-                       kernels::kernels().layer_norm(from + row * n, n, weight.const_data_ptr<float>(),
-                                                     bias.const_data_ptr<float>(),
-                                                     static_cast<float>(kLayerNormEps), to + row * n);
+                       kernels::kernels().layer_norm(x + row * n, n, gain, shift,
+                                                     static_cast<float>(kLayerNormEps), y + row * n);
                      }
                    });
-  return y;
 }
-
-}  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   return at::linear(x, cast(weight, x.scalar_type()), cast(bias, x.scalar_type()));
@@ -50,7 +48,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (is_plain_float(x) && is_plain_float(weight) && is_plain_float(bias)) {
-    return layer_norm_by_kernel(x, weight, bias);
+    at::Tensor y = at::empty_like(x);
+    layer_norm_rows(x.const_data_ptr<float>(), x.numel() / weight.numel(), weight, bias,
+                    y.mutable_data_ptr<float>());
+    return y;
   }
   return layer_norm_for_training(x, weight, bias);
 }

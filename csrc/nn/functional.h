@@ -16,6 +16,10 @@ TORCHWHISPER_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight
 /// Normalises the last dimension in float32 and returns the type of x (eps 1e-5).
 TORCHWHISPER_API at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
+/// The same on plain rows in float32: x, y: [rows][n], weight, bias: [n] float32.
+TORCHWHISPER_API void layer_norm_rows(const float* x, std::int64_t rows, const at::Tensor& weight,
+                                      const at::Tensor& bias, float* y);
+
 /// The same by the kernel that backward passes are made for, whether or not gradients are recorded.
 TORCHWHISPER_API at::Tensor layer_norm_for_training(const at::Tensor& x, const at::Tensor& weight,
                                                     const at::Tensor& bias);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <utility>
 
 #include "csrc/kernels/attention.h"
@@ -18,20 +19,28 @@ using kernels::kPanelWidth;
 // Below this many multiplications a second thread costs more than it gives.
 constexpr std::int64_t kWorthAThread = 100'000;
 
-at::Tensor allocate(at::IntArrayRef sizes, const at::Tensor& like) {
-  return like.is_cpu() ? empty_on_huge_pages(sizes, like.scalar_type()) : at::empty(sizes, like.options());
+at::Tensor allocate(at::IntArrayRef sizes, const at::Tensor& like, at::ScalarType dtype) {
+  return like.is_cpu() ? empty_on_huge_pages(sizes, dtype) : at::empty(sizes, like.options());
+}
+
+const void* place_of(const at::Tensor& cache, std::int64_t row, std::int64_t head) {
+  const std::int64_t offset = row * cache.stride(0) + head * cache.stride(1);
+  return static_cast<const std::byte*>(cache.const_data_ptr()) + offset * cache.element_size();
 }
 
 }  // namespace
 
 KeyValueCache::KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
-                             const at::Tensor& like)
+                             const at::Tensor& like, bool shortened)
     : n_head_(n_head),
       dim_(dim),
       in_panels_(like.is_cpu() && like.scalar_type() == at::kFloat && dim <= kPanelWidth),
-      keys_(in_panels_ ? allocate({rows, n_head, kernels::panel_count(n_ctx), dim, kPanelWidth}, like)
-                       : allocate({rows, n_head, n_ctx, dim}, like)),
-      values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like)),
+      shortened_(in_panels_ && shortened),
+      keys_(allocate(
+          in_panels_ ? std::vector<std::int64_t>{rows, n_head, kernels::panel_count(n_ctx), dim, kPanelWidth}
+                     : std::vector<std::int64_t>{rows, n_head, n_ctx, dim},
+          like, shortened_ ? at::kBFloat16 : like.scalar_type())),
+      values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like, keys_.scalar_type())),
       alike_(static_cast<std::size_t>(rows * rows), 0) {}
 
 void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
@@ -46,26 +55,50 @@ void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
   length_ += n_new;
 }
 
-float* KeyValueCache::key_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
-  return keys_.mutable_data_ptr<float>() + row * keys_.stride(0) + head * keys_.stride(1) +
+template <typename Element>
+Element* KeyValueCache::key_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
+  return keys_.mutable_data_ptr<Element>() + row * keys_.stride(0) + head * keys_.stride(1) +
          place / kPanelWidth * keys_.stride(2) + place % kPanelWidth;
 }
 
-float* KeyValueCache::value_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
-  return values_.mutable_data_ptr<float>() + row * values_.stride(0) + head * values_.stride(1) +
+template <typename Element>
+Element* KeyValueCache::value_at(std::int64_t row, std::int64_t head, std::int64_t place) const {
+  return values_.mutable_data_ptr<Element>() + row * values_.stride(0) + head * values_.stride(1) +
          place * kPanelWidth;
 }
 
 // key, value: [dim].
+template <typename Element>
 void KeyValueCache::write(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
                           const float* value) {
-  float* column = key_at(row, head, place);
+  auto* column = key_at<Element>(row, head, place);
   for (std::int64_t d = 0; d < dim_; ++d) {
-    column[d * kPanelWidth] = key[d];
+    column[d * kPanelWidth] = static_cast<Element>(key[d]);
   }
-  float* line = value_at(row, head, place);
-  std::copy(value, value + dim_, line);
-  std::fill(line + dim_, line + kPanelWidth, 0.0F);
+  auto* line = value_at<Element>(row, head, place);
+  for (std::int64_t d = 0; d < kPanelWidth; ++d) {
+    line[d] = static_cast<Element>(d < dim_ ? value[d] : 0.0F);
+  }
+}
+
+void KeyValueCache::write_as_kept(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
+                                  const float* value) {
+  if (shortened_) {
+    write<at::BFloat16>(row, head, place, key, value);
+  } else {
+    write<float>(row, head, place, key, value);
+  }
+}
+
+void KeyValueCache::append_rows(const float* key, const float* value, std::int64_t stride) {
+  TORCH_INTERNAL_ASSERT(in_panels_ && length_ < values_.size(2));
+  for (std::int64_t row = 0; row < rows(); ++row) {
+    for (std::int64_t head = 0; head < n_head_; ++head) {
+      const std::int64_t offset = row * stride + head * dim_;
+      write_as_kept(row, head, length_, key + offset, value + offset);
+    }
+  }
+  ++length_;
 }
 
 void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& value) {
@@ -80,7 +113,7 @@ void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& va
       const std::int64_t row = i / n_head_;
       const std::int64_t head = i % n_head_;
       for (std::int64_t t = 0; t < n_new; ++t) {
-        write(row, head, length_ + t, keys[row][head][t].data(), values[row][head][t].data());
+        write_as_kept(row, head, length_ + t, keys[row][head][t].data(), values[row][head][t].data());
       }
     }
   });
@@ -88,32 +121,45 @@ void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& va
 
 // Calls visit(head attention without its output, row, head, first query) for groups of queries.
 template <typename Visit>
-void KeyValueCache::visit_heads(const at::Tensor& q, Visit visit) const {
-  const std::int64_t time = q.size(1);
+void KeyValueCache::visit_heads(const float* q, std::int64_t time, std::int64_t stride, Visit visit) const {
   const std::int64_t groups = (time + kernels::kMostQueries - 1) / kernels::kMostQueries;
   const std::int64_t work = 2 * std::min(time, kernels::kMostQueries) * length_ * dim_;
   at::parallel_for(
       0, rows() * n_head_ * groups, std::max<std::int64_t>(1, kWorthAThread / work),
       [&](std::int64_t begin, std::int64_t end) {
-        std::vector<float> scores(static_cast<std::size_t>(std::min(time, kernels::kMostQueries) * length_));
+        static thread_local std::vector<float> scores;  // kept for the next token
+        scores.resize(std::max(scores.size(), static_cast<std::size_t>(std::min(time, kernels::kMostQueries) *
+                                                                       kernels::score_stride(length_))));
         for (std::int64_t i = begin; i < end; ++i) {
           const std::int64_t head = i / groups % n_head_;
           const std::int64_t row = i / groups / n_head_;
           const std::int64_t first = i % groups * kernels::kMostQueries;
-          const kernels::HeadAttention attention{
-              q.const_data_ptr<float>() + (row * time + first) * q.size(2) + head * dim_,
-              q.size(2),
-              std::min(kernels::kMostQueries, time - first),
-              dim_,
-              length_,
-              keys_.const_data_ptr<float>() + row * keys_.stride(0) + head * keys_.stride(1),
-              values_.const_data_ptr<float>() + row * values_.stride(0) + head * values_.stride(1),
-              1.0F / std::sqrt(static_cast<float>(dim_)),
-              nullptr,
-              0};
+          const kernels::HeadAttention attention{q + (row * time + first) * stride + head * dim_,
+                                                 stride,
+                                                 std::min(kernels::kMostQueries, time - first),
+                                                 dim_,
+                                                 length_,
+                                                 place_of(keys_, row, head),
+                                                 place_of(values_, row, head),
+                                                 shortened_,
+                                                 1.0F / std::sqrt(static_cast<float>(dim_)),
+                                                 nullptr,
+                                                 0};
           visit(attention, scores.data(), row, head, first);
         }
       });
+}
+
+void KeyValueCache::attend_rows(const float* q, std::int64_t time, std::int64_t stride, float* y) const {
+  TORCH_INTERNAL_ASSERT(in_panels_);
+  const std::int64_t n_state = n_head_ * dim_;
+  visit_heads(q, time, stride,
+              [&](kernels::HeadAttention head, float* scores, std::int64_t row, std::int64_t index,
+                  std::int64_t first) {
+                head.y = y + (row * time + first) * n_state + index * dim_;
+                head.y_stride = n_state;
+                kernels::attend(head, scores);
+              });
 }
 
 at::Tensor KeyValueCache::attend(const at::Tensor& q) const {
@@ -123,12 +169,7 @@ at::Tensor KeyValueCache::attend(const at::Tensor& q) const {
   }
   const at::Tensor queries = q.contiguous();
   at::Tensor out = at::empty_like(queries);
-  visit_heads(queries, [&](kernels::HeadAttention head, float* scores, std::int64_t row, std::int64_t index,
-                           std::int64_t first) {
-    head.y = out.mutable_data_ptr<float>() + (row * q.size(1) + first) * q.size(2) + index * dim_;
-    head.y_stride = q.size(2);
-    kernels::attend(head, scores);
-  });
+  attend_rows(queries.const_data_ptr<float>(), q.size(1), q.size(2), out.mutable_data_ptr<float>());
   return out;
 }
 
@@ -141,14 +182,15 @@ functional::AttentionWithScores KeyValueCache::attend_with_scores(const at::Tens
   const std::int64_t time = q.size(1);
   at::Tensor scores = at::empty({rows(), n_head_, time, length_}, q.options());
   at::Tensor out = at::empty({rows(), n_head_, time, dim_}, q.options());
-  visit_heads(queries, [&](kernels::HeadAttention head, float* buffer, std::int64_t row, std::int64_t index,
-                           std::int64_t first) {
-    const std::int64_t line = (row * n_head_ + index) * time + first;
-    kernels::score(head, scores.mutable_data_ptr<float>() + line * length_);
-    head.y = out.mutable_data_ptr<float>() + line * dim_;
-    head.y_stride = dim_;
-    kernels::attend(head, buffer);
-  });
+  visit_heads(queries.const_data_ptr<float>(), time, q.size(2),
+              [&](kernels::HeadAttention head, float* buffer, std::int64_t row, std::int64_t index,
+                  std::int64_t first) {
+                const std::int64_t line = (row * n_head_ + index) * time + first;
+                kernels::score(head, scores.mutable_data_ptr<float>() + line * length_);
+                head.y = out.mutable_data_ptr<float>() + line * dim_;
+                head.y_stride = dim_;
+                kernels::attend(head, buffer);
+              });
   return {out, scores};
 }
 
@@ -169,11 +211,11 @@ KeyValueCache::Tail KeyValueCache::take(std::int64_t row, std::int64_t begin) co
   float* value = tail.value.mutable_data_ptr<float>();
   for (std::int64_t head = 0; head < n_head_; ++head) {
     for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
-      const float* column = key_at(row, head, place);
+      const auto* column = key_at<float>(row, head, place);
       for (std::int64_t d = 0; d < dim_; ++d) {
         key[d] = column[d * kPanelWidth];
       }
-      const float* line = value_at(row, head, place);
+      const auto* line = value_at<float>(row, head, place);
       std::copy(line, line + dim_, value);
     }
   }
@@ -190,7 +232,7 @@ void KeyValueCache::put(std::int64_t row, std::int64_t begin, const Tail& tail) 
   const float* value = tail.value.const_data_ptr<float>();
   for (std::int64_t head = 0; head < n_head_; ++head) {
     for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
-      write(row, head, place, key, value);
+      write<float>(row, head, place, key, value);
     }
   }
 }
@@ -199,6 +241,7 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
   if (sources.empty()) {
     return;
   }
+  TORCH_INTERNAL_ASSERT(!shortened_);
   const auto n_row = static_cast<std::size_t>(rows());
   const auto source = [&](std::size_t row) { return static_cast<std::size_t>(sources[row]); };
   // All tails are read before any is written.
@@ -222,6 +265,7 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
 }
 
 KeyValueCache KeyValueCache::repeat_rows(std::int64_t times) const {
+  TORCH_INTERNAL_ASSERT(!shortened_);
   KeyValueCache repeated(rows() * times, n_head_, values_.size(2), dim_, keys_);
   repeated.length_ = length_;
   repeated.used(repeated.keys_).copy_(used(keys_).repeat_interleave(times, 0));

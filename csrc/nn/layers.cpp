@@ -51,10 +51,18 @@ void LayerNormImpl::prepare() {
   prepared_bias_ = bias.detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
 }
 
+void LayerNormImpl::forward_rows(const float* x, std::int64_t rows, float* y) const {
+  functional::layer_norm_rows(x, rows, prepared_weight_, prepared_bias_, y);
+}
+
 Conv1dImpl::Conv1dImpl(const Weights& given, std::int64_t n_in, std::int64_t n_out, std::int64_t stride_)
     : weight(adopt(*this, "weight", given.take("weight", {n_out, n_in, kKernelSize}))),
       bias(adopt(*this, "bias", given.take("bias", {n_out}))),
       stride(stride_) {}
+
+void Conv1dImpl::prepare(ComputeType products, WeightArena& arena) {
+  packed_ = std::make_unique<const PackedConv1d>(weight, bias, stride, products, arena);
+}
 
 at::Tensor Conv1dImpl::forward(const at::Tensor& x) { return functional::conv1d(x, weight, bias, stride); }
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "csrc/common/api.h"
+#include "csrc/nn/packed_conv1d.h"
 #include "csrc/nn/packed_linear.h"
 #include "csrc/nn/weights.h"
 
@@ -21,6 +22,9 @@ struct TORCHWHISPER_API LinearImpl : torch::nn::Module {
   at::Tensor forward(const at::Tensor& x);                                  // x: [..., n_in] -> [..., n_out]
   at::Tensor forward_gelu(const at::Tensor& x);                             // gelu(forward(x))
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual);  // residual + forward(x)
+
+  /// What prepare() made, or null.
+  const PackedLinear* packed() const { return packed_.get(); }
 
   /// Derives the weights for inference . They do not follow later changes of the parameters.
   void prepare(Precision precision, Rows rows, WeightArena& arena);
@@ -44,6 +48,9 @@ struct TORCHWHISPER_API LayerNormImpl : torch::nn::Module {
   /// Keeps the parameters in float32 for inference. The copies do not follow later changes.
   void prepare();
 
+  /// forward() on plain rows [rows][n_state] of float32, after prepare().
+  void forward_rows(const float* x, std::int64_t rows, float* y) const;
+
   at::Tensor weight;  // [n_state]
   at::Tensor bias;    // [n_state]
 
@@ -59,9 +66,18 @@ struct TORCHWHISPER_API Conv1dImpl : torch::nn::Module {
 
   at::Tensor forward(const at::Tensor& x);  // x: [batch, n_in, time] -> [batch, n_out, time / stride]
 
+  /// Derives the weights for inference on a CPU. They do not follow later changes of the parameters.
+  void prepare(ComputeType products, WeightArena& arena);
+
+  /// What prepare() made, or null.
+  const PackedConv1d* packed() const { return packed_.get(); }
+
   at::Tensor weight;  // [n_out, n_in, 3]
   at::Tensor bias;    // [n_out]
   std::int64_t stride;
+
+ private:
+  std::unique_ptr<const PackedConv1d> packed_;
 };
 TORCH_MODULE(Conv1d);
 

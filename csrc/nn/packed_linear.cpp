@@ -127,6 +127,7 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, Pre
                            WeightArena& arena)
     : dtype_(precision.activations),
       layout_(layout_for(weight, precision, rows)),
+      n_in_(weight.size(1)),
       n_out_(weight.size(0)),
       bias_(bias.defined() ? copy_to(arena, bias, dtype_) : bias) {
   switch (layout_) {
@@ -148,24 +149,24 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, Pre
   }
 }
 
-at::Tensor PackedLinear::multiply(const at::Tensor& x, kernels::Epilogue epilogue) const {
-  const at::Tensor rows = x.contiguous();
-  std::vector<std::int64_t> sizes = x.sizes().vec();
-  const std::int64_t depth = sizes.back();
-  sizes.back() = n_out_;
-  at::Tensor y = at::empty(sizes, x.options());
+void PackedLinear::multiply_into(const float* x, std::int64_t rows, float* y, kernels::Epilogue epilogue,
+                                 std::int64_t x_stride) const {
+  TORCH_INTERNAL_ASSERT(is_by_kernel());
   epilogue.bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
-  const kernels::RowsAndColumns product{rows.const_data_ptr<float>(),
-                                        rows.numel() / depth,
-                                        depth,
-                                        n_out_,
-                                        y.mutable_data_ptr<float>(),
-                                        epilogue};
+  const kernels::RowsAndColumns product{x, rows, n_in_, n_out_, y, epilogue, x_stride};
   if (layout_ == Layout::kWords) {
     kernels::multiply_words(product, words_);
   } else {
     kernels::multiply_panels(product, weight_.const_data_ptr<float>());
   }
+}
+
+at::Tensor PackedLinear::multiply(const at::Tensor& x, const kernels::Epilogue& epilogue) const {
+  const at::Tensor rows = x.contiguous();
+  std::vector<std::int64_t> sizes = x.sizes().vec();
+  sizes.back() = n_out_;
+  at::Tensor y = at::empty(sizes, x.options());
+  multiply_into(rows.const_data_ptr<float>(), rows.numel() / n_in_, y.mutable_data_ptr<float>(), epilogue);
   return y;
 }
 

@@ -37,15 +37,25 @@ class TORCHWHISPER_API PackedLinear {
   /// residual + forward(x).
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;
 
+  /// The same on plain rows, for layouts of our own (is_by_kernel()): x: [rows][in] with x_stride from one
+  /// row to the next, which may overlap -> y: [rows][out]. The bias is added; the epilogue says what else.
+  void multiply_into(const float* x, std::int64_t rows, float* y, kernels::Epilogue epilogue,
+                     std::int64_t x_stride) const;
+  void multiply_into(const float* x, std::int64_t rows, float* y, kernels::Epilogue epilogue = {}) const {
+    multiply_into(x, rows, y, epilogue, n_in_);
+  }
+
+  bool is_by_kernel() const { return layout_ == Layout::kPanels || layout_ == Layout::kWords; }
+
  private:
   enum class Layout { kPlain, kOneDnn, kPanels, kWords };
 
   static Layout layout_for(const at::Tensor& weight, Precision precision, Rows rows);
-  bool is_by_kernel() const { return layout_ == Layout::kPanels || layout_ == Layout::kWords; }
-  at::Tensor multiply(const at::Tensor& x, kernels::Epilogue epilogue) const;
+  at::Tensor multiply(const at::Tensor& x, const kernels::Epilogue& epilogue) const;
 
   at::ScalarType dtype_;
   Layout layout_;
+  std::int64_t n_in_;
   std::int64_t n_out_;
   at::Tensor memory_;  // what weight_ lies in, where oneDNN laid it out
   at::Tensor weight_;

@@ -62,10 +62,13 @@ void VocabularyHead::refine(at::Tensor& logits, const at::Tensor& hidden, Wanted
     return;
   }
   const at::Tensor x = hidden.contiguous();
-  for (std::int64_t row = 0; row < x.size(0); ++row) {
-    refine_row(logits.mutable_data_ptr<float>() + row * logits.size(1),
-               x.const_data_ptr<float>() + row * x.size(1), wanted);
-  }
+  float* to = logits.mutable_data_ptr<float>();
+  const float* from = x.const_data_ptr<float>();
+  at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      refine_row(to + row * logits.size(1), from + row * x.size(1), wanted);
+    }
+  });
 }
 
 void VocabularyHead::refine_row(float* logits, const float* hidden, Wanted wanted) const {

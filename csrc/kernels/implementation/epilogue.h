@@ -25,8 +25,8 @@ inline Floats load_sums(const std::int32_t* from) {
 }
 
 /// The sums of one row and kPanelWidth columns, times row_scale * scale where it is given, with their
-/// epilogue.
-template <typename Sum>
+/// epilogue. kRough: with a quicker GELU.
+template <bool kRough, typename Sum>
 inline void finish_row(const Sum* sums, const Output& out, float row_scale, const float* scale,
                        const float* bias, std::int64_t row) {
   alignas(64) float rest[kPanelWidth];
@@ -42,7 +42,7 @@ inline void finish_row(const Sum* sums, const Output& out, float row_scale, cons
     }
     value += load(bias + c);
     if (out.epilogue.gelu) {
-      value = gelu_of(value);
+      value = kRough ? rough_gelu_of(value) : gelu_of(value);
     }
     if (whole && residual != nullptr) {
       value += load(residual + c);

@@ -10,6 +10,7 @@ constexpr bool kHasBfloat16 = false;
 
 extern const KernelTable table;
 const KernelTable table{multiply,
+                        multiply_bfloat16,
                         multiply_int8,
                         round_row,
                         multiply_rounded,

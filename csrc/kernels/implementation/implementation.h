@@ -10,6 +10,7 @@ namespace torchwhisper::kernels::TORCHWHISPER_ISA {
 
 // products.cpp
 void multiply(const PanelProduct& product, const float* panel);
+void multiply_bfloat16(const PanelProduct& product, const std::uint16_t* panel);
 void multiply_int8(const PanelProduct& product, const std::int8_t* panel, const float* scale);
 
 // word_products.cpp

@@ -91,8 +91,8 @@ void multiply_panel(const PanelProduct& p, const Weight* panel, const float* sca
     alignas(64) float sums[kMostRows * kPanelWidth];
     multiply_few_rows(rows, p.x + row * p.x_stride, p.x_stride, p.depth, panel, sums);
     for (std::int64_t r = 0; r < rows; ++r) {
-      finish_row(sums + r * kPanelWidth, out, 1.0F, scale == nullptr ? nullptr : scales.values, bias.values,
-                 row + r);
+      finish_row<false>(sums + r * kPanelWidth, out, 1.0F, scale == nullptr ? nullptr : scales.values,
+                        bias.values, row + r);
     }
   }
 }
@@ -100,6 +100,10 @@ void multiply_panel(const PanelProduct& p, const Weight* panel, const float* sca
 }  // namespace
 
 void multiply(const PanelProduct& product, const float* panel) { multiply_panel(product, panel, nullptr); }
+
+void multiply_bfloat16(const PanelProduct& product, const std::uint16_t* panel) {
+  multiply_panel(product, panel, nullptr);
+}
 
 void multiply_int8(const PanelProduct& product, const std::int8_t* panel, const float* scale) {
   multiply_panel(product, panel, scale);

@@ -146,9 +146,9 @@ class Finish {
             sums[c] -= 128 * p_.column_sums[c];
           }
         }
-        finish_row(sums, p_.out, p_.row_scale[row + r], p_.column_scale, bias_.values, row + r);
+        finish_row<true>(sums, p_.out, p_.row_scale[row + r], p_.column_scale, bias_.values, row + r);
       } else {
-        finish_row(sums, p_.out, 1.0F, nullptr, bias_.values, row + r);
+        finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row + r);
       }
     }
   }

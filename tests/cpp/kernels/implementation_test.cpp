@@ -76,6 +76,18 @@ TEST_P(EveryIsa, GeluIsTheExactOne) {
   EXPECT_LT((y - at::gelu(x.to(at::kDouble))).abs().max().item<double>(), 1e-6);
 }
 
+TEST_P(EveryIsa, MultipliesBfloat16WithoutRoundingTheInput) {
+  for (const std::int64_t rows : {1, 2, 5, 9}) {
+    const std::int64_t depth = 387;
+    const at::Tensor x = at::randn({rows, depth});
+    const at::Tensor panel = at::randn({depth, kPanelWidth}).to(at::kBFloat16);
+    at::Tensor y = at::empty({rows, kPanelWidth});
+    table_->multiply_bfloat16({data(x), depth, rows, depth, data(y), kPanelWidth, kPanelWidth},
+                              static_cast<const std::uint16_t*>(panel.const_data_ptr()));
+    EXPECT_LT(relative_error(y, at::matmul(x.to(at::kDouble), panel.to(at::kDouble))), 2e-6);
+  }
+}
+
 TEST_P(EveryIsa, MultipliesInt8WithoutRoundingTheInput) {
   for (const std::int64_t rows : {1, 2, 5, 9}) {
     const std::int64_t depth = 387;

@@ -3,6 +3,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "tests/cpp/random_model.h"
 
 namespace torchwhisper::model {
@@ -10,6 +14,7 @@ namespace {
 
 using torchwhisper::testing::random_model;
 using torchwhisper::testing::random_weights;
+using torchwhisper::testing::relative_error;
 using torchwhisper::testing::small_dimensions;
 
 TEST(Whisper, AdoptsEveryTensorUnderItsName) {
@@ -44,6 +49,64 @@ TEST(Whisper, LearnsThroughEveryParameter) {
     ASSERT_TRUE(item.value().grad().defined()) << item.key();
     EXPECT_GT(item.value().grad().abs().max().item<float>(), 0.0F) << item.key();
   }
+}
+
+// From features on and with a cache, which prepared weights are for.
+at::Tensor decoded(Whisper& whisper, const at::Tensor& mel) {
+  common::Control control;
+  const AudioMemory memory = whisper->decoder->remember(whisper->embed_audio(mel, control));
+  DecoderState state = whisper->decoder->start(memory);
+  const at::Tensor tokens = at::tensor({3, 5, 7, 11, 13, 17}, at::kLong).view({2, 3});
+  std::vector<at::Tensor> logits;
+  for (std::int64_t t = 0; t < 3; ++t) {
+    const at::Tensor hidden = whisper->decoder->advance(tokens.slice(1, t, t + 1), memory, state);
+    logits.push_back(whisper->decoder->project(hidden));
+  }
+  return at::cat(logits, 1);
+}
+
+class WhisperPrecision : public ::testing::TestWithParam<std::pair<nn::ComputeType, double>> {};
+INSTANTIATE_TEST_SUITE_P(Types, WhisperPrecision,
+                         ::testing::Values(std::pair{nn::ComputeType::kFloat32, 1e-5},
+                                           std::pair{nn::ComputeType::kBFloat16, 0.03},
+                                           std::pair{nn::ComputeType::kInt8, 0.1}));
+
+TEST_P(WhisperPrecision, PreparedIsCloseToLive) {
+  const auto [type, tolerance] = GetParam();
+  const at::NoGradGuard no_grad;
+  const at::Tensor mel = at::randn({2, 6, 40});
+  Whisper live = random_model();
+  Whisper prepared = random_model();
+  if (const std::string obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
+    EXPECT_THROW(prepared->prepare({at::kFloat, type}), c10::ValueError);
+    GTEST_SKIP() << obstacle;
+  }
+  prepared->prepare({at::kFloat, type});
+  EXPECT_LT(relative_error(decoded(prepared, mel), decoded(live, mel)), tolerance);
+}
+
+// Parameters may be kept shorter than what is computed in.
+TEST_P(WhisperPrecision, TakesParametersInHalf) {
+  const auto [type, tolerance] = GetParam();
+  if (const std::string obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
+    GTEST_SKIP() << obstacle;
+  }
+  const at::NoGradGuard no_grad;
+  nn::NamedTensors tensors = random_weights(small_dimensions());
+  nn::NamedTensors halves;
+  for (auto& [name, tensor] : tensors) {
+    halves[name] = name == "encoder.positional_embedding" ? tensor : tensor.to(at::kHalf);
+    tensor = halves[name].to(at::kFloat);
+  }
+  const at::Tensor mel = at::randn({2, 6, 40});
+  Whisper live(small_dimensions(), tensors);
+  Whisper prepared(small_dimensions(), halves);
+  prepared->prepare({at::kFloat, type});
+  EXPECT_LT(relative_error(decoded(prepared, mel), decoded(live, mel)), tolerance);
+}
+
+TEST(Whisper, RoundedProductsAreForFloat32Activations) {
+  EXPECT_THROW(random_model()->prepare({at::kHalf, nn::ComputeType::kInt8}), c10::ValueError);
 }
 
 TEST(Whisper, RefusesWrongInput) {

@@ -31,7 +31,7 @@ TEST(MultiHeadAttention, TokenByTokenEqualsTheWholeSequence) {
   for (std::int64_t t = 3; t < 7; ++t) {
     parts.push_back(attention->cached_self_attention(x.slice(1, t, t + 1), cache, x.slice(1, t, t + 1)));
   }
-  EXPECT_LT(relative_error(at::cat(parts, 1), x + attention->self_attention(x, /*causal=*/true)), 1e-6);
+  EXPECT_LT(relative_error(at::cat(parts, 1), attention->self_attention(x, /*causal=*/true, x)), 1e-6);
 }
 
 TEST(MultiHeadAttention, SequencesOfOneRecordingShareItsMemory) {
@@ -50,7 +50,8 @@ TEST(MultiHeadAttention, WithScoresEqualsWithout) {
   MultiHeadAttention attention = make_attention();
   const at::Tensor x = at::randn({1, 5, kState});
   const auto scored = attention->self_attention_with_scores(x, functional::causal_mask(5));
-  EXPECT_LT(relative_error(scored.out, attention->self_attention(x, /*causal=*/true)), 1e-6);
+  EXPECT_LT(relative_error(scored.out, attention->self_attention(x, /*causal=*/true, at::zeros_like(x))),
+            1e-6);
   const at::Tensor features = at::randn({1, 9, kState});
   const KeyValueCache memory = attention->remember(features);
   const auto cross = attention->cross_attention_with_scores(x, memory);
@@ -62,11 +63,11 @@ TEST(MultiHeadAttention, PreparedEqualsLive) {
   MultiHeadAttention attention = make_attention();
   const at::Tensor x = at::randn({2, 5, kState});
   const at::Tensor features = at::randn({2, 9, kState});
-  const at::Tensor self = attention->self_attention(x, /*causal=*/false);
+  const at::Tensor self = attention->self_attention(x, /*causal=*/false, x);
   const at::Tensor cross = attention->cross_attention(x, features);
   WeightArena arena;
   attention->prepare(at::kFloat, Rows::kMany, arena, /*attends_to_itself=*/true);
-  EXPECT_LT(relative_error(attention->self_attention(x, /*causal=*/false), self), 2e-6);
+  EXPECT_LT(relative_error(attention->self_attention(x, /*causal=*/false, x), self), 2e-6);
   attention->prepare(at::kFloat, Rows::kFew, arena, /*attends_to_itself=*/false);
   EXPECT_LT(relative_error(attention->cross_attention(x, features), cross), 2e-6);
 }

@@ -77,6 +77,16 @@ TEST_P(KeyValueCacheTest, KeepsTheScoresWhereAsked) {
   EXPECT_LT(relative_error(scored.scores, exact.scores), tolerance);
 }
 
+TEST(KeyValueCache, ShortensWhatIsOnlyRead) {
+  KeyValueCache memory(2, 3, 100, 64, at::empty({0}), /*shortened=*/true);
+  const at::Tensor key = at::randn({2, 3, 100, 64});
+  const at::Tensor value = at::randn({2, 3, 100, 64});
+  memory.append(key, value);
+  const at::Tensor q = at::randn({2, 7, 192});
+  const auto half = [](const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kFloat); };
+  EXPECT_LT(relative_error(memory.attend(q), expected(q, half(key), half(value))), 2e-6);
+}
+
 TEST_P(KeyValueCacheTest, ReordersRows) {
   KeyValueCache reordered = cache(4, 80);
   const at::Tensor rows = random(4, 70);

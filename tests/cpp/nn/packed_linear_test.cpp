@@ -51,6 +51,27 @@ TEST_P(PackedLinearTest, AddsTheResidual) {
   EXPECT_LT(relative_error(packed.forward_add(x, residual), residual + packed.forward(x)), 1e-6);
 }
 
+TEST(PackedLinear, RoundsToTheTypeOfProducts) {
+  WeightArena arena;
+  for (const ComputeType type : {ComputeType::kBFloat16, ComputeType::kInt8}) {
+    if (!compute_type_obstacle(type).empty()) {
+      continue;
+    }
+    for (const at::ScalarType dtype : {at::kFloat, at::kHalf}) {
+      const at::Tensor x = at::randn({2, 5, 33});
+      const at::Tensor weight = at::randn({517, 33}).to(dtype);
+      const at::Tensor bias = at::randn({517}).to(dtype);
+      const PackedLinear packed(weight, bias, {at::kFloat, type}, Rows::kMany, arena);
+      const at::Tensor exact = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias;
+      EXPECT_LT(relative_error(packed.forward(x), exact), 0.03);
+      EXPECT_LT(relative_error(packed.forward_gelu(x), at::gelu(exact)), 0.03);
+      EXPECT_LT(
+          relative_error(packed.forward_add(x, x.sum(2, true).expand({2, 5, 517})), exact + x.sum(2, true)),
+          0.03);
+    }
+  }
+}
+
 TEST_P(PackedLinearTest, KeepsLeadingDimensions) {
   const PackedLinear packed(at::randn({6, 4}), at::randn({6}), at::kFloat, rows, arena);
   EXPECT_EQ(packed.forward(at::randn({2, 3, 4})).sizes(), at::IntArrayRef({2, 3, 6}));
