@@ -61,12 +61,12 @@ dims: the sizes n_mels and n_audio_*. tensors: by state_dict key below "encoder.
            py::arg("dims"), py::arg("tensors"))
       .def("forward",
            torch::wrap_pybind_function_no_gil([](model::AudioEncoder& self, const at::Tensor& mel,
-                                                 const std::string& policy, std::int64_t every,
-                                                 double stochastic_depth) {
-             common::Control control;
+                                                 PyControl& control, const std::string& policy,
+                                                 std::int64_t every, double stochastic_depth) {
              return self->forward(mel, control, to_training(policy, every, stochastic_depth));
            }),
-           py::arg("mel"), py::arg("policy") = "", py::arg("every") = 1, py::arg("stochastic_depth") = 0.0,
+           py::arg("mel"), py::arg("control"), py::arg("policy") = "", py::arg("every") = 1,
+           py::arg("stochastic_depth") = 0.0,
            "mel [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].")
       .def("named_parameters", [](model::AudioEncoder& self) { return named_parameters(*self); });
 }

@@ -41,7 +41,12 @@ def mel_filters(mels: int) -> Tensor: ...
 class AudioEncoder:
     def __init__(self, dims: dict[str, int], tensors: dict[str, Tensor]) -> None: ...
     def forward(
-        self, mel: Tensor, policy: str = "", every: int = 1, stochastic_depth: float = 0.0
+        self,
+        mel: Tensor,
+        control: Control,
+        policy: str = "",
+        every: int = 1,
+        stochastic_depth: float = 0.0,
     ) -> Tensor: ...
     def named_parameters(self) -> list[tuple[str, Tensor]]: ...
 

@@ -188,10 +188,11 @@ def encoder_for(module: AudioEncoder, mel: Tensor) -> Callable[[Tensor], Tensor]
         return _or_python(tree)
     if not _is_plain_input(mel, 3, tree.device) or not mel.is_floating_point():
         return _or_python(f"the input is not a plain tensor [batch, n_mels, frames] on {tree.device}")
-    twin = _prepared_now(tree, mel.dtype)
+    twin, control = _prepared_now(tree, mel.dtype), _C.Control()
     if twin is not None:
-        return functools.partial(twin.embed_audio, control=_C.Control())
-    return functools.partial(cast(_C.AudioEncoder, tree.twin).forward, **_block_training(module))
+        return functools.partial(twin.embed_audio, control=control)
+    live = cast(_C.AudioEncoder, tree.twin)
+    return functools.partial(live.forward, control=control, **_block_training(module))
 
 
 def decoder_for(

@@ -484,6 +484,14 @@ def test_direct_calls_in_a_session_use_the_packed_weights_only_without_gradients
             assert torch.equal(model.logits(tokens, features), engine.logits(tokens, features))
 
 
+def test_a_direct_call_of_the_encoder_can_be_stopped(model, mel):
+    control = _engine._C.Control()
+    control.cancel()
+    call = _engine.encoder_for(model.encoder, mel)
+    with pytest.raises(_engine._C.Cancelled):
+        call(mel, control=control)
+
+
 def test_a_stale_twin_is_replaced_and_not_changed(model, mel):
     with torch.no_grad(), _engine.session(model, torch.float32) as old:
         before = old.embed_audio(mel, _engine._C.Control())
