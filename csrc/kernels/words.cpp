@@ -17,7 +17,7 @@ constexpr std::int64_t kWorthAThread = 80'000;
 // So many numbers of x are made ready in the time that a second thread takes to start.
 constexpr std::int64_t kNumbersPerThread = 16'384;
 // Rows that fit into a core's cache beside a panel.
-constexpr std::int64_t kBytesAtOnce = 512 * 1024;
+constexpr std::int64_t kBytesAtOnce = std::int64_t{512} * 1024;
 constexpr std::int64_t kRowsTogether = 32;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {

@@ -17,14 +17,15 @@ namespace {
 constexpr float kNegligible = 12.0F;
 // Float32 sums of either product differ from the true ones by far less than this share of |x| |w|.
 constexpr float kRounding = 1e-5F;
+// So many rows of a weight of another type are in float32 at a time while it is rounded.
+constexpr std::int64_t kColumnsAtOnce = 64 * kernels::kPanelWidth;
 
 }  // namespace
 
 VocabularyHead::VocabularyHead(const at::Tensor& weight, Precision precision, WeightArena& arena)
     : exact_(weight, {}, precision, Rows::kFew, arena) {
   if (!weight.is_cpu() || precision.activations != at::kFloat ||
-      precision.products != ComputeType::kFloat32 || weight.scalar_type() != at::kFloat ||
-      !weight.is_contiguous()) {
+      precision.products != ComputeType::kFloat32 || !weight.is_contiguous()) {
     return;
   }
   const std::int64_t columns = weight.size(0);
@@ -32,10 +33,19 @@ VocabularyHead::VocabularyHead(const at::Tensor& weight, Precision precision, We
   panels_ = arena.allocate(kernels::panels_size(columns, depth)).view(at::kChar);
   scale_ = at::empty({kernels::panel_count(columns) * kernels::kPanelWidth}, at::kFloat);
   at::Tensor distance = at::empty_like(scale_);
-  kernels::pack_panels_int8(weight.const_data_ptr<float>(), columns, depth,
-                            {panels_.mutable_data_ptr<std::int8_t>(), scale_.mutable_data_ptr<float>(),
-                             distance.mutable_data_ptr<float>()});
-  distance_ = (distance.max() + kRounding * weight.detach().norm(2, -1).max()).item<float>();
+  float longest = 0.0F;
+  for (std::int64_t first = 0; first < columns; first += kColumnsAtOnce) {
+    const at::Tensor rows = weight.detach()
+                                .slice(0, first, std::min(columns, first + kColumnsAtOnce))
+                                .to(at::kFloat)
+                                .contiguous();
+    kernels::pack_panels_int8(
+        rows.const_data_ptr<float>(), rows.size(0), depth,
+        {panels_.mutable_data_ptr<std::int8_t>() + first * depth, scale_.mutable_data_ptr<float>() + first,
+         distance.mutable_data_ptr<float>() + first});
+    longest = std::max(longest, rows.norm(2, -1).max().item<float>());
+  }
+  distance_ = distance.max().item<float>() + kRounding * longest;
   if (std::isfinite(distance_)) {
     weight_ = weight.detach();
   }
@@ -79,12 +89,18 @@ void VocabularyHead::refine_row(float* logits, const float* hidden, Wanted wante
     return;  // no entry is a number
   }
   const std::vector<std::int64_t> entries = to_refine(logits, error, wanted);
-  const float* weight = weight_.const_data_ptr<float>();
+  const bool shortened = weight_.scalar_type() != at::kFloat;
+  const float* weight = shortened ? nullptr : weight_.const_data_ptr<float>();
   at::parallel_for(0, static_cast<std::int64_t>(entries.size()), 256,
                    [&](std::int64_t begin, std::int64_t end) {
                      for (std::int64_t i = begin; i < end; ++i) {
                        const std::int64_t entry = entries[static_cast<std::size_t>(i)];
-                       logits[entry] = dot(hidden, weight + entry * depth, depth);
+                       if (shortened) {
+                         const at::Tensor row = weight_.select(0, entry).to(at::kFloat);
+                         logits[entry] = dot(hidden, row.const_data_ptr<float>(), depth);
+                       } else {
+                         logits[entry] = dot(hidden, weight + entry * depth, depth);
+                       }
                      }
                    });
 }

@@ -45,7 +45,7 @@ class TORCHWHISPER_API VocabularyHead {
   std::vector<std::int64_t> to_refine(const float* logits, float error, Wanted wanted) const;
 
   PackedLinear exact_;
-  at::Tensor weight_;  // float32 rows for single entries; undefined where there are no drafts
+  at::Tensor weight_;  // rows for single entries, as given; undefined where there are no drafts
   at::Tensor panels_;  // int8
   at::Tensor scale_;
   float distance_ = 0.0F;  // the most that rounding moved a row of the weight

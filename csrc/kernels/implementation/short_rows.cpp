@@ -24,7 +24,7 @@ inline __m512 power_of_two(__m512 t) {
   __m512 series = _mm512_set1_ps(0.0096181F);
   series = series * r + 0.0555041F;
   series = series * r + 0.2402265F;
-  series = series * r + 0.6931472F;
+  series = series * r + std::numbers::ln2_v<float>;
   series = series * r + 1.0F;
   return _mm512_scalef_ps(series, n);
 }

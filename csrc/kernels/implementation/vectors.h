@@ -51,11 +51,12 @@ inline Floats load(const std::uint16_t* from) {
   return _mm256_castsi256_ps(
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16));
 #else
-  Floats value;
+  std::uint32_t bits[kLanes];
   for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(from[lane]) << 16U;
-    __builtin_memcpy(&value[lane], &bits, sizeof(bits));
+    bits[lane] = static_cast<std::uint32_t>(from[lane]) << 16U;
   }
+  Floats value;
+  __builtin_memcpy(&value, bits, sizeof(value));
   return value;
 #endif
 }

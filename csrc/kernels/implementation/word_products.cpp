@@ -23,12 +23,12 @@ inline float size_of(const float* x, std::int64_t n) {
     best = largest[lane] > best ? largest[lane] : best;
   }
   for (; i < n; ++i) {
-    std::int32_t bits;
+    std::int32_t bits = 0;
     __builtin_memcpy(&bits, x + i, sizeof(bits));
     bits &= 0x7FFFFFFF;
     best = bits > best ? bits : best;
   }
-  float size;
+  float size = 0.0F;
   __builtin_memcpy(&size, &best, sizeof(size));
   return size;
 }
@@ -60,6 +60,60 @@ inline void round_vector(const float* x, float factor, std::int8_t* to) {
 }
 
 // --- products ---------------------------------------------------------------------------------------------
+
+/// Brings the sums of rows into y.
+template <typename Words>
+class Finish {
+ public:
+  explicit Finish(const WordProduct& p) : p_(p), bias_(p.out.epilogue.bias, p.out.columns) {}
+
+  void operator()(Words::Number* sums, std::int64_t row, std::int64_t rows) const {
+    for (std::int64_t r = 0; r < rows; ++r, sums += kPanelWidth) {
+      if constexpr (Words::kInteger) {
+        if constexpr (kUnsignedRows) {
+          for (std::int64_t c = 0; c < kPanelWidth; ++c) {
+            sums[c] -= 128 * p_.column_sums[c];
+          }
+        }
+        finish_row<true>(sums, p_.out, p_.row_scale[row + r], p_.column_scale, bias_.values, row + r);
+      } else {
+        finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row + r);
+      }
+    }
+  }
+
+ private:
+  const WordProduct& p_;
+  Columns bias_;
+};
+
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+
+template <typename Words>
+void multiply_panel(const WordProduct& p) {
+  const Finish<Words> finish(p);
+  alignas(64) typename Words::Number sums[2 * kTileRows * kPanelWidth];
+  std::int64_t row = 0;
+  if (p.rows >= kTileRows) {
+    shape_tiles(kTileRows);
+  }
+  for (; row + 2 * kTileRows <= p.rows; row += 2 * kTileRows) {
+    multiply_square<Words>(p, row, 0, sums);
+    multiply_square<Words>(p, row, kPanelWidth / 2, sums);
+    finish(sums, row, 2 * kTileRows);
+  }
+  for (; row < p.rows; row += kTileRows) {
+    const std::int64_t rows = p.rows - row < kTileRows ? p.rows - row : kTileRows;
+    if (rows < kTileRows) {
+      shape_tiles(rows);
+    }
+    multiply_line<Words>(p, row, sums);
+    finish(sums, row, rows);
+  }
+  _tile_release();
+}
+
+#else
 
 constexpr std::int64_t kMostRows = 6;
 constexpr int kAhead = 16;  // words ahead of their use that weights are asked for
@@ -131,60 +185,6 @@ void multiply_few_rows(const WordProduct& p, std::int64_t row, std::int64_t rows
       return multiply_rows<Words, kMostRows>(p, row, sums);
   }
 }
-
-/// Brings the sums of rows into y.
-template <typename Words>
-class Finish {
- public:
-  explicit Finish(const WordProduct& p) : p_(p), bias_(p.out.epilogue.bias, p.out.columns) {}
-
-  void operator()(typename Words::Number* sums, std::int64_t row, std::int64_t rows) const {
-    for (std::int64_t r = 0; r < rows; ++r, sums += kPanelWidth) {
-      if constexpr (Words::kInteger) {
-        if constexpr (kUnsignedRows) {
-          for (std::int64_t c = 0; c < kPanelWidth; ++c) {
-            sums[c] -= 128 * p_.column_sums[c];
-          }
-        }
-        finish_row<true>(sums, p_.out, p_.row_scale[row + r], p_.column_scale, bias_.values, row + r);
-      } else {
-        finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row + r);
-      }
-    }
-  }
-
- private:
-  const WordProduct& p_;
-  Columns bias_;
-};
-
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
-
-template <typename Words>
-void multiply_panel(const WordProduct& p) {
-  const Finish<Words> finish(p);
-  alignas(64) typename Words::Number sums[2 * kTileRows * kPanelWidth];
-  std::int64_t row = 0;
-  if (p.rows >= kTileRows) {
-    shape_tiles(kTileRows);
-  }
-  for (; row + 2 * kTileRows <= p.rows; row += 2 * kTileRows) {
-    multiply_square<Words>(p, row, 0, sums);
-    multiply_square<Words>(p, row, kPanelWidth / 2, sums);
-    finish(sums, row, 2 * kTileRows);
-  }
-  for (; row < p.rows; row += kTileRows) {
-    const std::int64_t rows = p.rows - row < kTileRows ? p.rows - row : kTileRows;
-    if (rows < kTileRows) {
-      shape_tiles(rows);
-    }
-    multiply_line<Words>(p, row, sums);
-    finish(sums, row, rows);
-  }
-  _tile_release();
-}
-
-#else
 
 template <typename Words>
 void multiply_panel(const WordProduct& p) {

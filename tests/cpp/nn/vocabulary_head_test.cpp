@@ -38,21 +38,23 @@ at::Tensor crowded_weight() {
 
 TEST(VocabularyHead, RefinedDraftsRankAsTheExactOnes) {
   WeightArena arena;
-  for (const bool crowded : {false, true}) {
-    const at::Tensor weight = crowded ? crowded_weight() : at::randn({kVocab, 64});
-    const VocabularyHead head(weight, at::kFloat, arena);
-    for (const std::int64_t best : {1, 6, 20}) {
-      const at::Tensor hidden = at::randn({4, 64}) * 2;
-      at::Tensor logits = head.draft(hidden);
-      at::Tensor exact = exact_logits(hidden, weight);
-      for (const at::Tensor& row : {logits, exact}) {
-        row.slice(1, 10, 400).fill_(kForbidden);  // whatever was best there must not come back
+  for (const at::ScalarType dtype : {at::kFloat, at::kHalf}) {
+    for (const bool crowded : {false, true}) {
+      const at::Tensor weight = (crowded ? crowded_weight() : at::randn({kVocab, 64})).to(dtype);
+      const VocabularyHead head(weight, at::kFloat, arena);
+      for (const std::int64_t best : {1, 6, 20}) {
+        const at::Tensor hidden = at::randn({4, 64}) * 2;
+        at::Tensor logits = head.draft(hidden);
+        at::Tensor exact = exact_logits(hidden, weight);
+        for (const at::Tensor& row : {logits, exact}) {
+          row.slice(1, 10, 400).fill_(kForbidden);  // whatever was best there must not come back
+        }
+        head.refine(logits, hidden, {best, kTimestamps});
+        const auto [values, places] = exact.topk(best);
+        EXPECT_LT(relative_error(std::get<0>(logits.topk(best)), values), 2e-6);
+        EXPECT_LT((logits.logsumexp(1) - exact.logsumexp(1)).abs().max().item<double>(), 2e-3);
+        EXPECT_TRUE(logits.slice(1, 10, 400).isinf().all().item<bool>());
       }
-      head.refine(logits, hidden, {best, kTimestamps});
-      const auto [values, places] = exact.topk(best);
-      EXPECT_LT(relative_error(std::get<0>(logits.topk(best)), values), 2e-6);
-      EXPECT_LT((logits.logsumexp(1) - exact.logsumexp(1)).abs().max().item<double>(), 2e-3);
-      EXPECT_TRUE(logits.slice(1, 10, 400).isinf().all().item<bool>());
     }
   }
 }
