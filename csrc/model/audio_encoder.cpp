@@ -1,6 +1,7 @@
 #include "csrc/model/audio_encoder.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <string>
 
@@ -51,10 +52,10 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   const bool prepared = prepared_positions_.defined() && mel.scalar_type() == at::kFloat &&
                         mel.size(2) % 2 == 0 && !at::GradMode::is_enabled();
   at::Tensor x = prepared ? embed_prepared(mel) : embed(mel);
+  const bool trains = at::GradMode::is_enabled() || training.changes_blocks();
   std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
-    x = training.changes_blocks() ? block->forward_training(x, /*features=*/{}, training.of_block(done))
-                                  : block->encode(x);
+    x = trains ? block->forward_training(x, /*features=*/{}, training.of_block(done)) : block->encode(x);
     control.step(common::Stage::kEncode, ++done);
   }
   return ln_post(x);

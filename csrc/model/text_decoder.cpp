@@ -1,6 +1,7 @@
 #include "csrc/model/text_decoder.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "csrc/model/block_list.h"
 #include "csrc/nn/functional.h"
@@ -71,10 +72,10 @@ at::Tensor TextDecoderImpl::hidden(const at::Tensor& tokens, const at::Tensor& f
   check_sequences(tokens, features, token_embedding.size(1));
   const bool one_text = tokens.size(0) == 1 && features.size(0) > 1;
   at::Tensor x = embed(one_text ? tokens.expand({features.size(0), -1}) : tokens, 0, features.scalar_type());
+  const bool trains = at::GradMode::is_enabled() || training.changes_blocks();
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    x = training.changes_blocks()
-            ? blocks[i]->forward_training(x, features, training.of_block(static_cast<std::int64_t>(i)))
-            : blocks[i]->decode(x, features);
+    x = trains ? blocks[i]->forward_training(x, features, training.of_block(static_cast<std::int64_t>(i)))
+               : blocks[i]->decode(x, features);
   }
   return ln(x);
 }

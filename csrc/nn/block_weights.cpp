@@ -35,6 +35,14 @@ std::vector<at::Tensor> BlockWeights::flatten() const {
   return tensors;
 }
 
+std::size_t BlockWeights::count(bool cross_attention) {
+  BlockWeights weights;
+  if (cross_attention) {
+    weights.cross_attn.emplace();
+  }
+  return weights.flatten().size();
+}
+
 BlockWeights BlockWeights::unflatten(at::TensorList tensors, bool cross_attention) {
   BlockWeights weights;
   if (cross_attention) {

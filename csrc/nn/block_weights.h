@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <optional>
 #include <vector>
 
@@ -39,6 +40,9 @@ struct TORCHWHISPER_API BlockWeights {
 
   /// All tensors in a fixed order.
   std::vector<at::Tensor> flatten() const;
+
+  /// How many tensors those are.
+  static std::size_t count(bool cross_attention);
 
   /// The inverse of flatten().
   static BlockWeights unflatten(at::TensorList tensors, bool cross_attention);

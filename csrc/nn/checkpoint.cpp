@@ -1,19 +1,18 @@
 #include "csrc/nn/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
-#include "csrc/nn/functional.h"
-#include "csrc/nn/norm_linear.h"
+#include "csrc/nn/block_backward.h"
+#include "csrc/nn/recorded_block.h"
 #include "csrc/nn/replay.h"
-#include "csrc/nn/residual_mlp.h"
 
 namespace torchwhisper::nn {
 namespace {
@@ -21,170 +20,115 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::size_t kMlpTensors = 6;
-
-at::Tensor linear(const at::Tensor& x, const Affine& layer) {
-  return functional::linear(x, layer.weight, layer.bias);
-}
-
-std::vector<at::Tensor> project(const at::Tensor& x, const Affine& norm, const std::vector<Affine>& layers,
-                                bool keep_norm) {
-  if (!keep_norm) {
-    return norm_linear(x, norm, layers);
-  }
-  const at::Tensor normed = functional::layer_norm_for_training(x, norm.weight, norm.bias);
-  std::vector<at::Tensor> products;
-  products.reserve(layers.size());
-  for (const Affine& layer : layers) {
-    products.push_back(linear(normed, layer));
-  }
-  return products;
-}
-
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t n_head,
-                  bool causal) {
-  return functional::merge_heads(functional::attention(functional::split_heads(q, n_head),
-                                                       functional::split_heads(k, n_head),
-                                                       functional::split_heads(v, n_head), causal));
-}
-
-// The block up to its feed-forward half.
-at::Tensor attention_half(const at::Tensor& input, const at::Tensor& features, const BlockWeights& weights,
-                          std::int64_t n_head, bool keep_norm) {
-  const AttentionWeights& self = weights.attn;
-  const auto own = project(input, self.norm, {self.query, self.key, self.value}, keep_norm);
-  const bool causal = features.defined() && input.size(1) > 1;
-  at::Tensor x = input + linear(attend(own[0], own[1], own[2], n_head, causal), self.out);
-  if (weights.cross_attn.has_value()) {
-    const AttentionWeights& cross = *weights.cross_attn;
-    // All rows of one recording are the queries of one attention.
-    const at::Tensor q =
-        project(x, cross.norm, {cross.query}, keep_norm)[0].reshape({features.size(0), -1, features.size(2)});
-    const at::Tensor k = linear(features, cross.key);
-    const at::Tensor v = linear(features, cross.value);
-    const at::Tensor attended = attend(q, k, v, n_head, /*causal=*/false);
-    x = x + linear(attended.reshape(x.sizes()), cross.out);
-  }
-  return x;
-}
-
-at::Tensor plain_mlp(const at::Tensor& x, const MlpWeights& weights) {
-  const at::Tensor normed = functional::layer_norm_for_training(x, weights.norm.weight, weights.norm.bias);
-  return x + linear(at::gelu(linear(normed, weights.expand)), weights.contract);
-}
-
 // [batch, 1, 1]: 0 for the rows that skip the block.
 at::Tensor draw_depth(const at::Tensor& x, double probability) {
   return at::empty({x.size(0), 1, 1}, x.options()).bernoulli_(1.0 - probability).div_(1.0 - probability);
 }
 
-at::Tensor whole_block(const at::Tensor& x, const at::Tensor& features, const BlockWeights& weights,
-                       std::int64_t n_head, const BlockTraining& training) {
-  const CheckpointPolicy policy = training.policy;
-  at::Tensor depth;
-  if (training.stochastic_depth > 0) {
-    depth = draw_depth(x, training.stochastic_depth);
-  }
-  const at::Tensor half =
-      attention_half(x, features, weights, n_head, /*keep_norm=*/policy == CheckpointPolicy::kNone);
-  const at::Tensor y = policy == CheckpointPolicy::kNone
-                           ? plain_mlp(half, weights.mlp)
-                           : residual_mlp(half, weights.mlp,
-                                          /*keep_product=*/policy == CheckpointPolicy::kSelective);
+at::Tensor at_depth(const at::Tensor& depth, const at::Tensor& x, const at::Tensor& y) {
   return depth.defined() ? x + depth * (y - x) : y;
 }
 
-/// The inputs of one recomputation, cut off from the graph that the forward pass recorded.
-struct Leaves {
-  Leaves(const variable_list& saved, const AutogradContext& context) {
-    for (std::size_t i = 0; i < saved.size(); ++i) {
-      wanted.push_back(context.needs_input_grad(i));
-      tensors.push_back(saved[i].detach());
-      tensors.back().set_requires_grad(wanted.back());
-    }
+// Leaves out what the policy computes again.
+void forget(BlockTape& tape, CheckpointPolicy policy) {
+  if (policy >= CheckpointPolicy::kSelective) {
+    tape.self.norm = {};
+    tape.cross.norm = {};
+    tape.mlp.norm = {};
+    tape.mlp.activated.reset();
   }
-
-  /// Gradients of the first `count` inputs, undefined where not wanted.
-  variable_list gradients(const at::Tensor& output, const at::Tensor& grad, std::size_t count) const {
-    variable_list inputs;
-    for (std::size_t i = 0; i < count; ++i) {
-      if (wanted[i]) {
-        inputs.push_back(tensors[i]);
-      }
-    }
-    variable_list all(tensors.size());
-    if (inputs.empty()) {
-      return all;
-    }
-    const variable_list found = torch::autograd::grad({output}, inputs, {grad});
-    for (std::size_t i = 0, next = 0; i < count; ++i) {
-      if (wanted[i]) {
-        all[i] = found[next++];
-      }
-    }
-    return all;
+  if (policy >= CheckpointPolicy::kMlp) {
+    tape.mlp.expanded.reset();
   }
+}
 
-  variable_list tensors;
-  std::vector<bool> wanted;
-};
-
-/// Keeps the inputs of a block. Backward runs its attention half again with gradients and goes through the
-/// feed-forward half by hand, which spares its last product.
-struct CheckpointedBlock : torch::autograd::Function<CheckpointedBlock> {
-  // tensors: x, the features if there are any, the weights.
-  static at::Tensor forward(AutogradContext* ctx, at::TensorList tensors, bool cross, std::int64_t n_head,
-                            double stochastic_depth) {
-    const at::Tensor& x = tensors[0];
+/// Runs a block and keeps of it what the policy says. The inputs are x, the features if there are any, and
+/// the weights; what is kept of the way follows them.
+struct TrainedBlock : torch::autograd::Function<TrainedBlock> {
+  static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, bool cross, std::int64_t n_head,
+                            std::int64_t policy_index, double stochastic_depth) {
+    const at::Tensor& x = inputs[0];
+    const auto policy = static_cast<CheckpointPolicy>(policy_index);
     const auto autocast = Autocast::current(x.device().type());
-    const AutocastGuard uncached(autocast);
-    ctx->save_for_backward(tensors.vec());
+    const AutocastGuard off(autocast.off());
+    const at::AutoDispatchBelowADInplaceOrView by_hand;
+    autocast.save(*ctx);
     ctx->saved_data["cross"] = cross;
     ctx->saved_data["n_head"] = n_head;
+    ctx->saved_data["policy"] = policy_index;
     ctx->saved_data["stochastic_depth"] = stochastic_depth;
+    at::Tensor depth;
     if (stochastic_depth > 0) {
       ctx->saved_data["random_state"] = random_state(x.device());
+      depth = draw_depth(x, stochastic_depth);
     }
-    autocast.save(*ctx);
-    return whole_block(x, cross ? tensors[1] : at::Tensor(), weights_of(tensors, cross), n_head,
-                       {CheckpointPolicy::kNone, 1, stochastic_depth});
+    const BlockCall call = call_of(inputs, cross, n_head, autocast);
+    BlockTape tape = block_forward(call);
+    at::Tensor y = at_depth(depth, x, block_output(call, tape));
+    variable_list saved = inputs.vec();
+    if (policy != CheckpointPolicy::kBlock) {
+      forget(tape, policy);
+      ctx->saved_data["kernels"] =
+          std::vector<std::int64_t>{static_cast<std::int64_t>(tape.self.attended.kernel),
+                                    static_cast<std::int64_t>(tape.cross.attended.kernel)};
+      const auto kept = tape.flatten();
+      saved.insert(saved.end(), kept.begin(), kept.end());
+    }
+    ctx->save_for_backward(std::move(saved));
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    refuse_double_backward();
-    const Leaves leaves(ctx->get_saved_variables(), *ctx);
-    const Autocast autocast = Autocast::saved(*ctx);
+    const variable_list saved = ctx->get_saved_variables();
     const bool cross = ctx->saved_data["cross"].toBool();
-    const at::Tensor& x = leaves.tensors[0];
-    const BlockWeights weights = weights_of(leaves.tensors, cross);
-    const at::Tensor depth = drawn_depth(*ctx, x);
+    const std::size_t n_inputs = BlockWeights::count(cross) + (cross ? 2 : 1);
+    const at::TensorList inputs = at::TensorList(saved).slice(0, n_inputs);
+    if (at::GradMode::is_enabled()) {  // with create_graph=True only
+      return backward_by_autograd(*ctx, inputs, grads[0]);
+    }
+    const auto autocast = Autocast::saved(*ctx);
+    const AutocastGuard off(autocast.off());
+    const at::AutoDispatchBelowADInplaceOrView by_hand;
+    const BlockCall call = call_of(leaves(inputs, *ctx), cross, ctx->saved_data["n_head"].toInt(), autocast);
+    const at::Tensor depth = drawn_depth(*ctx, call.x);
     const at::Tensor of_block = depth.defined() ? depth * grads[0] : grads[0];
-
-    at::Tensor half;
-    {
-      const AutocastGuard as_forward(autocast);
-      const at::AutoGradMode record(true);
-      half = attention_half(x, cross ? leaves.tensors[1] : at::Tensor(), weights,
-                            ctx->saved_data["n_head"].toInt(), /*keep_norm=*/false);
+    BlockTape tape = inputs.size() == saved.size() ? block_forward(call)
+                                                   : kept_tape(*ctx, at::TensorList(saved).slice(n_inputs));
+    BlockGradients found = block_backward(of_block, call, std::move(tape));
+    if (depth.defined() && found.x.defined()) {
+      found.x = found.x + (grads[0] - of_block);
     }
-    const std::size_t first_of_mlp = leaves.tensors.size() - kMlpTensors;
-    std::array<bool, kMlpTensors + 1> wanted{half.requires_grad()};
-    std::copy(leaves.wanted.begin() + static_cast<std::ptrdiff_t>(first_of_mlp), leaves.wanted.end(),
-              wanted.begin() + 1);
-    const auto of_mlp = residual_mlp_backward(of_block, half.detach(), {}, weights.mlp, wanted, autocast);
-    variable_list gradients = leaves.gradients(half, of_mlp[0], first_of_mlp);
-    std::copy(of_mlp.begin() + 1, of_mlp.end(),
-              gradients.begin() + static_cast<std::ptrdiff_t>(first_of_mlp));
-    if (depth.defined() && leaves.wanted[0]) {
-      gradients[0] = gradients[0] + (grads[0] - of_block);
+    variable_list all{found.x};
+    if (cross) {
+      all.push_back(found.features);
     }
-    gradients.resize(gradients.size() + 3);  // cross, n_head, stochastic_depth
-    return gradients;
+    const auto of_weights = found.weights.flatten();
+    all.insert(all.end(), of_weights.begin(), of_weights.end());
+    return padded(std::move(all));
   }
 
  private:
-  static BlockWeights weights_of(at::TensorList tensors, bool cross) {
-    return BlockWeights::unflatten(tensors.slice(cross ? 2 : 1), cross);
+  static BlockCall call_of(at::TensorList inputs, bool cross, std::int64_t n_head, const Autocast& autocast) {
+    const BlockWeights weights = BlockWeights::unflatten(inputs.slice(cross ? 2 : 1), cross);
+    const at::ScalarType dtype = autocast.product_type(inputs[0].scalar_type());
+    return {inputs[0], cross ? inputs[1] : at::Tensor(), weights, product_weights(weights, dtype), n_head};
+  }
+
+  // The inputs cut off from the graph of the forward pass; those whose gradients are wanted require them.
+  static variable_list leaves(at::TensorList inputs, const AutogradContext& ctx) {
+    variable_list cut;
+    cut.reserve(inputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      cut.push_back(inputs[i].detach());
+      cut.back().set_requires_grad(ctx.needs_input_grad(i));
+    }
+    return cut;
+  }
+
+  static BlockTape kept_tape(AutogradContext& ctx, at::TensorList kept) {
+    const auto kernels = ctx.saved_data["kernels"].toIntVector();
+    return BlockTape::unflatten(kept, static_cast<at::SDPBackend>(kernels[0]),
+                                static_cast<at::SDPBackend>(kernels[1]));
   }
 
   static at::Tensor drawn_depth(AutogradContext& ctx, const at::Tensor& x) {
@@ -194,6 +138,44 @@ struct CheckpointedBlock : torch::autograd::Function<CheckpointedBlock> {
     }
     const RandomStateGuard as_forward(x.device(), ctx.saved_data["random_state"].toTensor());
     return draw_depth(x, probability);
+  }
+
+  // Gradients that have a graph of their own. Only without checkpointing, where the user may expect them.
+  static variable_list backward_by_autograd(AutogradContext& ctx, at::TensorList inputs,
+                                            const at::Tensor& grad) {
+    if (ctx.saved_data["policy"].toInt() != static_cast<std::int64_t>(CheckpointPolicy::kNone)) {
+      refuse_double_backward();
+    }
+    const bool cross = ctx.saved_data["cross"].toBool();
+    const at::Tensor depth = drawn_depth(ctx, inputs[0]);
+    at::Tensor y;
+    {
+      const AutocastGuard as_forward(Autocast::saved(ctx));
+      y = at_depth(depth, inputs[0],
+                   recorded_block(inputs[0], cross ? inputs[1] : at::Tensor(),
+                                  BlockWeights::unflatten(inputs.slice(cross ? 2 : 1), cross),
+                                  ctx.saved_data["n_head"].toInt()));
+    }
+    variable_list wanted;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (ctx.needs_input_grad(i)) {
+        wanted.push_back(inputs[i]);
+      }
+    }
+    const variable_list found =
+        torch::autograd::grad({y}, wanted, {grad}, /*retain_graph=*/true, /*create_graph=*/true);
+    variable_list all(inputs.size());
+    for (std::size_t i = 0, next = 0; i < inputs.size(); ++i) {
+      if (ctx.needs_input_grad(i)) {
+        all[i] = found[next++];
+      }
+    }
+    return padded(std::move(all));
+  }
+
+  static variable_list padded(variable_list gradients) {
+    gradients.resize(gradients.size() + 4);  // cross, n_head, policy, stochastic_depth
+    return gradients;
   }
 };
 
@@ -216,17 +198,14 @@ CheckpointPolicy to_checkpoint_policy(const std::string& name) {
 
 at::Tensor train_block(const at::Tensor& x, const at::Tensor& features, const BlockWeights& weights,
                        std::int64_t n_head, const BlockTraining& training) {
-  if (training.policy != CheckpointPolicy::kBlock) {
-    return whole_block(x, features, weights, n_head, training);
-  }
-  variable_list tensors{x};
+  variable_list inputs{x};
   if (features.defined()) {
-    tensors.push_back(features);
+    inputs.push_back(features);
   }
   const auto flat = weights.flatten();
-  tensors.insert(tensors.end(), flat.begin(), flat.end());
-  return CheckpointedBlock::apply(at::TensorList(tensors), features.defined(), n_head,
-                                  training.stochastic_depth);
+  inputs.insert(inputs.end(), flat.begin(), flat.end());
+  return TrainedBlock::apply(at::TensorList(inputs), features.defined(), n_head,
+                             static_cast<std::int64_t>(training.policy), training.stochastic_depth);
 }
 
 }  // namespace torchwhisper::nn

@@ -8,7 +8,8 @@
 #include "csrc/common/api.h"
 #include "csrc/nn/block_weights.h"
 
-/// Activation checkpointing: what a residual block keeps for its backward pass, and what it computes again.
+/// Residual blocks in training: a backward pass by hand, and activation checkpointing: what a block keeps for
+/// it and what it computes again.
 namespace torchwhisper::nn {
 
 /// Each policy keeps less than the one before it and computes more again.
@@ -42,7 +43,7 @@ struct BlockTraining {
 /// With stochastic depth y = x + m (block(x) - x), where m is 0 or 1 / (1 - probability) for each row, drawn
 /// from the default generator of the device; a block that is computed again draws the same.
 ///
-/// All policies but kNone give first-order gradients only and throw RuntimeError under create_graph=True.
+/// Under create_graph=True kNone goes through autograd, and all other policies throw RuntimeError.
 TORCHWHISPER_API at::Tensor train_block(const at::Tensor& x, const at::Tensor& features,
                                         const BlockWeights& weights, std::int64_t n_head,
                                         const BlockTraining& training);

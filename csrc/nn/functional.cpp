@@ -14,8 +14,6 @@
 namespace torchwhisper::nn::functional {
 namespace {
 
-constexpr double kLayerNormEps = 1e-5;
-
 at::Tensor cast(const at::Tensor& weight, at::ScalarType dtype) {
   return weight.defined() ? weight.to(dtype) : weight;
 }

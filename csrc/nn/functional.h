@@ -10,10 +10,12 @@
 /// gradients and follows the types of openai-whisper 20250625: weights are cast to the type of the input.
 namespace torchwhisper::nn::functional {
 
+inline constexpr double kLayerNormEps = 1e-5;
+
 /// x: [..., in], weight: [out, in], bias: [out] or undefined -> [..., out].
 TORCHWHISPER_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-/// Normalises the last dimension in float32 and returns the type of x (eps 1e-5).
+/// Normalises the last dimension in float32 and returns the type of x, with kLayerNormEps.
 TORCHWHISPER_API at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 /// The same on plain rows in float32: x, y: [rows][n], weight, bias: [n] float32.

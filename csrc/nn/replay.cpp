@@ -38,6 +38,10 @@ Autocast Autocast::saved(const torch::autograd::AutogradContext& context) {
   return {static_cast<at::DeviceType>(saved[0]), saved[1] != 0, static_cast<at::ScalarType>(saved[2])};
 }
 
+at::ScalarType Autocast::product_type(at::ScalarType x) const {
+  return enabled && at::isFloatingType(x) && x != at::kDouble ? dtype : x;
+}
+
 AutocastGuard::AutocastGuard(const Autocast& wanted)
     : before_(Autocast::current(wanted.device)), cached_before_(at::autocast::is_autocast_cache_enabled()) {
   apply(wanted);

@@ -17,6 +17,12 @@ struct TORCHWHISPER_API Autocast {
   void save(torch::autograd::AutogradContext& context) const;
   static Autocast saved(const torch::autograd::AutogradContext& context);
 
+  /// The type that a product of x runs in.
+  at::ScalarType product_type(at::ScalarType x) const;
+
+  /// No autocast on this device.
+  Autocast off() const { return {device, false, dtype}; }
+
   at::DeviceType device;
   bool enabled;
   at::ScalarType dtype;
@@ -51,7 +57,7 @@ class TORCHWHISPER_API RandomStateGuard {
   at::Tensor before_;
 };
 
-/// Call first in backward(). Throws RuntimeError where the caller asked for gradients of gradients.
+/// Throws RuntimeError where the caller of a backward pass asked for gradients of gradients.
 TORCHWHISPER_API void refuse_double_backward();
 
 }  // namespace torchwhisper::nn
