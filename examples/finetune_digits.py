@@ -22,6 +22,12 @@ from torchwhisper import training
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NAME = re.compile(r"(\d)_(\w+)_(\d+)\.wav")
 OFFICIAL_TEST = 5
+ROWS = {
+    "words as written": "wer",
+    "words, normalized": "wer_normalized",
+    "characters, normalized": "cer_normalized",
+    "recordings with an error": "ser_normalized",
+}
 
 
 def main() -> None:
@@ -31,7 +37,7 @@ def main() -> None:
     parser.add_argument("recordings", type=Path, help="folder of {digit}_{speaker}_{index}.wav")
     parser.add_argument("--out", type=Path, default=Path("digits"), help="default: digits")
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training; default: 8")
+    parser.add_argument("--minutes", type=float, default=7.5, help="of training; default: 7.5")
     parser.add_argument(
         "--held-out", nargs="+", metavar="SPEAKER", help="test on all of these speakers, train on the others"
     )
@@ -57,13 +63,13 @@ def main() -> None:
     after = error_rates(model, test)
 
     print(f"\n{len(train.utterances)} recordings for training, {len(test.utterances)} for the test")
-    print(f"{'':12}{'before':>10}{'after':>10}")
-    for name, label in (("wer", "WER"), ("cer", "CER")):
-        print(f"{label:12}{getattr(before, name):10.1%}{getattr(after, name):10.1%}")
+    print(f"{'':28}{'before':>10}{'after':>10}")
+    for label, name in ROWS.items():
+        print(f"{label:28}{getattr(before, name):10.1%}{getattr(after, name):10.1%}")
     print(
         f"{trainer.step} steps, {time.monotonic() - began:.0f} s in all; the model is {args.out / 'model.pt'}"
     )
-    plot(args.out, [(0, before.wer), (trainer.step, after.wer)])
+    plot(args.out, [(0, before.wer_normalized), (trainer.step, after.wer_normalized)])
 
 
 def write_manifests(recordings: Path, out: Path, held_out: list[str] | None) -> tuple[Path, Path]:
@@ -112,7 +118,8 @@ def plot(out: Path, rates: list[tuple[int, float]]) -> None:
     axis.set(xlabel="step", ylabel="loss per token", yscale="log")
     other = axis.twinx()
     other.plot(*zip(*rates, strict=True), "o--", color="tab:red")
-    other.set(ylabel="word error rate of the test set", ylim=(0, 1.05))
+    other.set(ylabel="word error rate of the test set, normalized")
+    other.set_ylim(bottom=0)
     figure.tight_layout()
     figure.savefig(out / "training.png", dpi=150)
     print(f"The plot is {out / 'training.png'}")

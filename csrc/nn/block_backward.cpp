@@ -15,8 +15,10 @@ AttentionCall self_call(const BlockCall& call) {
 }
 
 AttentionCall cross_call(const BlockCall& call, const BlockTape& tape) {
-  return {tape.after_self, call.features, *call.parameters.cross_attn, *call.products.cross_attn, call.n_head,
-          /*causal=*/false};
+  const auto& parameters = call.parameters.cross_attn;
+  const auto& products = call.products.cross_attn;
+  TORCH_INTERNAL_ASSERT(parameters.has_value() && products.has_value());
+  return {tape.after_self, call.features, *parameters, *products, call.n_head, /*causal=*/false};
 }
 
 MlpCall mlp_call(const BlockCall& call, const BlockTape& tape) {
@@ -99,8 +101,8 @@ BlockGradients block_backward(const at::Tensor& grad, const BlockCall& call, Blo
   const bool wants_features = call.features.defined() && call.features.requires_grad();
   const bool wants_after_self = wants_x || requires_any(call.parameters.attn);
   bool wants_half = wants_after_self;
-  if (call.features.defined()) {
-    wants_half = wants_half || wants_features || requires_any(*call.parameters.cross_attn);
+  if (const auto& cross = call.parameters.cross_attn; cross.has_value()) {
+    wants_half = wants_half || wants_features || requires_any(*cross);
   }
   MlpTape mlp = std::move(tape.mlp);
   tape.mlp = {};

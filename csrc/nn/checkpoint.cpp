@@ -62,7 +62,7 @@ struct TrainedBlock : torch::autograd::Function<TrainedBlock> {
       ctx->saved_data["random_state"] = random_state(x.device());
       depth = draw_depth(x, stochastic_depth);
     }
-    const BlockCall call = call_of(inputs, cross, n_head, autocast);
+    const BlockCall call = call_of(inputs, cross, n_head, {}, autocast);
     BlockTape tape = block_forward(call);
     at::Tensor y = at_depth(depth, x, block_output(call, tape));
     variable_list saved = inputs.vec();
@@ -74,6 +74,10 @@ struct TrainedBlock : torch::autograd::Function<TrainedBlock> {
       const auto kept = tape.flatten();
       saved.insert(saved.end(), kept.begin(), kept.end());
     }
+    if (policy == CheckpointPolicy::kNone && autocast.enabled) {
+      const auto cast = call.products.flatten();
+      saved.insert(saved.end(), cast.begin(), cast.end());
+    }
     ctx->save_for_backward(std::move(saved));
     return y;
   }
@@ -83,17 +87,19 @@ struct TrainedBlock : torch::autograd::Function<TrainedBlock> {
     const bool cross = ctx->saved_data["cross"].toBool();
     const std::size_t n_inputs = BlockWeights::count(cross) + (cross ? 2 : 1);
     const at::TensorList inputs = at::TensorList(saved).slice(0, n_inputs);
+    const at::TensorList kept = at::TensorList(saved).slice(n_inputs);
     if (at::GradMode::is_enabled()) {  // with create_graph=True only
       return backward_by_autograd(*ctx, inputs, grads[0]);
     }
     const auto autocast = Autocast::saved(*ctx);
     const AutocastGuard off(autocast.off());
     const at::AutoDispatchBelowADInplaceOrView by_hand;
-    const BlockCall call = call_of(leaves(inputs, *ctx), cross, ctx->saved_data["n_head"].toInt(), autocast);
+    const std::size_t n_tape = kept.empty() ? 0 : BlockTape().flatten().size();
+    const BlockCall call =
+        call_of(leaves(inputs, *ctx), cross, ctx->saved_data["n_head"].toInt(), kept.slice(n_tape), autocast);
     const at::Tensor depth = drawn_depth(*ctx, call.x);
     const at::Tensor of_block = depth.defined() ? depth * grads[0] : grads[0];
-    BlockTape tape = inputs.size() == saved.size() ? block_forward(call)
-                                                   : kept_tape(*ctx, at::TensorList(saved).slice(n_inputs));
+    BlockTape tape = kept.empty() ? block_forward(call) : kept_tape(*ctx, kept.slice(0, n_tape));
     BlockGradients found = block_backward(of_block, call, std::move(tape));
     if (depth.defined() && found.x.defined()) {
       found.x = found.x + (grads[0] - of_block);
@@ -108,10 +114,13 @@ struct TrainedBlock : torch::autograd::Function<TrainedBlock> {
   }
 
  private:
-  static BlockCall call_of(at::TensorList inputs, bool cross, std::int64_t n_head, const Autocast& autocast) {
+  // cast: the weights as products read them, if they were kept.
+  static BlockCall call_of(at::TensorList inputs, bool cross, std::int64_t n_head, at::TensorList cast,
+                           const Autocast& autocast) {
     const BlockWeights weights = BlockWeights::unflatten(inputs.slice(cross ? 2 : 1), cross);
     const at::ScalarType dtype = autocast.product_type(inputs[0].scalar_type());
-    return {inputs[0], cross ? inputs[1] : at::Tensor(), weights, product_weights(weights, dtype), n_head};
+    return {inputs[0], cross ? inputs[1] : at::Tensor(), weights,
+            cast.empty() ? product_weights(weights, dtype) : ProductWeights::unflatten(cast, cross), n_head};
   }
 
   // The inputs cut off from the graph of the forward pass; those whose gradients are wanted require them.

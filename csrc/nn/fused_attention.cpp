@@ -44,7 +44,8 @@ std::array<at::Tensor, 3> backward_by_products(const at::Tensor& grad, const at:
 }  // namespace
 
 Attended attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal) {
-  Attended made{.kernel = kernel_for(q, k, v, causal)};
+  Attended made;
+  made.kernel = kernel_for(q, k, v, causal);
   switch (made.kernel) {
     case SDPBackend::flash_attention:
       if (q.is_cpu()) {

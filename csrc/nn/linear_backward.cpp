@@ -8,11 +8,20 @@ namespace torchwhisper::nn {
 namespace {
 
 // On CUDA a product of 16-bit numbers, which adds in float32, can leave it so.
+bool gives_float(const at::Tensor& a, at::ScalarType dtype) {
+  return a.is_cuda() && dtype == at::kFloat && at::isReducedFloatingType(a.scalar_type());
+}
+
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {
-  if (a.is_cuda() && dtype == at::kFloat && at::isReducedFloatingType(a.scalar_type())) {
-    return at::mm(a, b, dtype);
+  return gives_float(a, dtype) ? at::mm(a, b, dtype) : a.mm(b).to(dtype);
+}
+
+at::Tensor sum_of_rows(const at::Tensor& x, at::ScalarType dtype) {
+  if (gives_float(x, dtype)) {
+    // As a product, which reads x faster than the kernel for sums does.
+    return product(at::ones({1, x.size(0)}, x.options()), x, dtype)[0];
   }
-  return a.mm(b).to(dtype);
+  return x.sum(0, /*keepdim=*/false, dtype);
 }
 
 bool wants_bias(const Affine& parameters) {
@@ -37,7 +46,7 @@ std::vector<Affine> joint_linear_backward(
     all.weight = product(grad.t(), x, first.weight.scalar_type());
   }
   if (std::any_of(parameters.begin(), parameters.end(), wants_bias)) {
-    all.bias = grad.sum(0, /*keepdim=*/false, first.weight.scalar_type());
+    all.bias = sum_of_rows(grad, first.weight.scalar_type());
   }
   std::vector<Affine> gradients;
   std::int64_t at = 0;

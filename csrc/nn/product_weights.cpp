@@ -7,6 +7,25 @@
 namespace torchwhisper::nn {
 namespace {
 
+template <typename Weights, typename Visit>
+void visit(Weights& weights, const Visit& each) {
+  const auto layer = [&](auto& affine) {
+    each(affine.weight);
+    each(affine.bias);
+  };
+  const auto attention = [&](auto& part) {
+    layer(part.of_x);
+    layer(part.of_features);
+    layer(part.out);
+  };
+  attention(weights.attn);
+  if (weights.cross_attn) {
+    attention(*weights.cross_attn);
+  }
+  layer(weights.expand);
+  layer(weights.contract);
+}
+
 /// Collects copies, which one kernel then makes together.
 class Copies {
  public:
@@ -58,6 +77,23 @@ class Copies {
 };
 
 }  // namespace
+
+std::vector<at::Tensor> ProductWeights::flatten() const {
+  std::vector<at::Tensor> tensors;
+  visit(*this, [&](const at::Tensor& tensor) { tensors.push_back(tensor); });
+  return tensors;
+}
+
+ProductWeights ProductWeights::unflatten(at::TensorList tensors, bool cross_attention) {
+  ProductWeights weights;
+  if (cross_attention) {
+    weights.cross_attn.emplace();
+  }
+  std::size_t next = 0;
+  visit(weights, [&](at::Tensor& tensor) { tensor = tensors[next++]; });
+  TORCH_INTERNAL_ASSERT(next == tensors.size());
+  return weights;
+}
 
 ProductWeights product_weights(const BlockWeights& parameters, at::ScalarType dtype) {
   Copies copies(dtype);

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <vector>
 
 #include "csrc/common/api.h"
 #include "csrc/nn/block_weights.h"
@@ -17,11 +18,17 @@ struct AttentionProducts {
 };
 
 /// The weights of a block in the type that its products run in.
-struct ProductWeights {
+struct TORCHWHISPER_API ProductWeights {
   AttentionProducts attn;
   std::optional<AttentionProducts> cross_attn;
   Affine expand;
   Affine contract;
+
+  /// All tensors in a fixed order.
+  std::vector<at::Tensor> flatten() const;
+
+  /// The inverse of flatten().
+  static ProductWeights unflatten(at::TensorList tensors, bool cross_attention);
 };
 
 /// Copies what has to be joined or cast, all at once; the rest are the parameters themselves.

@@ -8,14 +8,14 @@ namespace torchwhisper::nn {
 /// [..., n] -> [row, n].
 inline at::Tensor rows(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
-/// residual + y, in the place of y where the types allow it.
-inline at::Tensor add_residual(at::Tensor y, const at::Tensor& residual) {
+/// residual + y, which overwrites y where the types allow it.
+inline at::Tensor add_residual(const at::Tensor& y, const at::Tensor& residual) {
   return at::result_type(y, residual) == y.scalar_type() ? y.add_(residual) : residual + y;
 }
 
 /// grad + of_branch in the type of grad: the gradient of x, which both the residual and the branch lead to.
-/// of_branch: float32, given up.
-inline at::Tensor add_to_gradient(at::Tensor of_branch, const at::Tensor& grad) {
+/// of_branch: float32; may be overwritten.
+inline at::Tensor add_to_gradient(const at::Tensor& of_branch, const at::Tensor& grad) {
   if (grad.scalar_type() == of_branch.scalar_type()) {
     return of_branch.add_(grad);
   }

@@ -20,12 +20,16 @@ from .manifest import Utterance
 
 @dataclass(frozen=True)
 class Scores:
-    """Error rates of words and characters, as written and after upstream's normalizers: 0.05 is 5 %."""
+    """Error rates of words and characters, as written and after upstream's normalizers: 0.05 is 5 %.
+
+    ser_normalized: the share of utterances with any error (sentence error rate).
+    """
 
     wer: float
     cer: float
     wer_normalized: float
     cer_normalized: float
+    ser_normalized: float
     n_utterances: int
 
     def row(self) -> dict[str, Any]:
@@ -120,6 +124,7 @@ def score(pairs: Sequence[tuple[Utterance, str]]) -> Scores:
         cer=_rate(jiwer.cer, raw),
         wer_normalized=_rate(jiwer.wer, normal),
         cer_normalized=_rate(jiwer.cer, normal),
+        ser_normalized=sum(text != written for text, written in normal) / max(1, len(normal)),
         n_utterances=len(pairs),
     )
 

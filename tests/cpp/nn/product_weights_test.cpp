@@ -37,5 +37,13 @@ TEST(ProductWeights, CastsTheRest) {
   EXPECT_TRUE(made.cross_attn->out.bias.equal(given.cross_attn->out.bias.to(at::kBFloat16)));
 }
 
+TEST(ProductWeights, UnflattenIsTheInverseOfFlatten) {
+  const ProductWeights made = product_weights(random_weights(), at::kHalf);
+  const ProductWeights again = ProductWeights::unflatten(made.flatten(), /*cross_attention=*/true);
+  EXPECT_TRUE(again.cross_attn->of_features.weight.is_same(made.cross_attn->of_features.weight));
+  EXPECT_FALSE(again.attn.of_features.weight.defined());
+  EXPECT_TRUE(again.contract.bias.is_same(made.contract.bias));
+}
+
 }  // namespace
 }  // namespace torchwhisper::nn

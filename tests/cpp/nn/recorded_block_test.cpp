@@ -13,7 +13,8 @@ TEST(RecordedBlock, IsTheBlock) {
   for (const bool cross : {false, true}) {
     NamedTensors tensors;
     torchwhisper::testing::add_block(tensors, "block", 12, cross);
-    ResidualAttentionBlock block(Weights(tensors)["block"], 12, 3, cross);
+    const Weights weights(tensors);
+    ResidualAttentionBlock block(weights["block"], 12, 3, cross);
     const at::Tensor x = at::randn({2, 6, 12});
     const at::Tensor features = cross ? at::randn({2, 9, 12}) : at::Tensor();
     const at::Tensor expected = cross ? block->decode(x, features) : block->encode(x);

@@ -96,7 +96,9 @@ def test_the_logits_of_the_batch_never_exist():
 def test_an_impossible_target_has_a_finite_loss():
     hidden, weight, targets = make(n_ignored=0)
     hidden = (100 * hidden).detach().requires_grad_()
-    assert_close(chunked_cross_entropy(hidden, weight, targets), whole(hidden, weight, targets), rtol=1e-5, atol=0)
+    assert_close(
+        chunked_cross_entropy(hidden, weight, targets), whole(hidden, weight, targets), rtol=1e-5, atol=0
+    )
 
 
 def test_the_gradient_can_be_asked_for_twice():
