@@ -21,8 +21,10 @@ c10::IValue unpickle(const std::string& path) {
   const std::vector<char> bytes = read_file(path);
   try {
     return torch::jit::pickle_load(bytes);
-  } catch (const std::exception& error) {
-    TORCH_CHECK_VALUE(false, "'", path, "' is not a checkpoint in torch's zip format: ", error.what());
+  } catch (const std::exception&) {
+    // torch's own words are a page of its insides.
+    TORCH_CHECK_VALUE(false, "'", path,
+                      "' is not a checkpoint in torch's zip format, or it is cut off or corrupt");
   }
 }
 

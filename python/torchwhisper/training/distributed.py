@@ -74,7 +74,7 @@ class Ranks:
             return module
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            # Every rank has loaded the same weights, and alignment_heads is sparse, which gloo cannot send.
+            # Every rank has loaded the same weights.
             return DistributedDataParallel(
                 module,
                 device_ids=ids,
