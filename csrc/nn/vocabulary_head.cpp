@@ -72,23 +72,40 @@ void VocabularyHead::refine(at::Tensor& logits, const at::Tensor& hidden, Wanted
     return;
   }
   const at::Tensor x = hidden.contiguous();
-  float* to = logits.mutable_data_ptr<float>();
-  const float* from = x.const_data_ptr<float>();
-  at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t n_row = x.size(0);
+  std::vector<std::vector<std::int64_t>> entries(static_cast<std::size_t>(n_row));
+  at::parallel_for(0, n_row, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      refine_row(to + row * logits.size(1), from + row * x.size(1), wanted);
+      entries[static_cast<std::size_t>(row)] =
+          to_refine(logits.const_data_ptr<float>() + row * logits.size(1),
+                    x.const_data_ptr<float>() + row * x.size(1), wanted);
     }
   });
+  std::size_t n_entry = 0;
+  for (const auto& one : entries) {
+    n_entry += one.size();
+  }
+  // Flat logits: the whole product reads each weight once and costs less than so many single ones.
+  const bool whole = n_entry > static_cast<std::size_t>(weight_.size(0) / 2);
+  const at::Tensor exact = whole ? forward(x) : at::Tensor();
+  for (std::int64_t row = 0; row < n_row; ++row) {
+    float* to = logits.mutable_data_ptr<float>() + row * logits.size(1);
+    const auto& places = entries[static_cast<std::size_t>(row)];
+    if (whole) {
+      const float* from = exact.const_data_ptr<float>() + row * logits.size(1);
+      for (const std::int64_t entry : places) {
+        to[entry] = from[entry];
+      }
+    } else {
+      multiply_entries(to, x.const_data_ptr<float>() + row * x.size(1), places);
+    }
+  }
 }
 
-void VocabularyHead::refine_row(float* logits, const float* hidden, Wanted wanted) const {
+void VocabularyHead::multiply_entries(float* logits, const float* hidden,
+                                      const std::vector<std::int64_t>& entries) const {
   const std::int64_t depth = weight_.size(1);
   const auto& dot = kernels::kernels().dot;
-  const float error = distance_ * std::sqrt(dot(hidden, hidden, depth));
-  if (!std::isfinite(error)) {
-    return;  // no entry is a number
-  }
-  const std::vector<std::int64_t> entries = to_refine(logits, error, wanted);
   const bool shortened = weight_.scalar_type() != at::kFloat;
   const float* weight = shortened ? nullptr : weight_.const_data_ptr<float>();
   at::parallel_for(0, static_cast<std::int64_t>(entries.size()), 256,
@@ -105,8 +122,14 @@ void VocabularyHead::refine_row(float* logits, const float* hidden, Wanted wante
                    });
 }
 
-std::vector<std::int64_t> VocabularyHead::to_refine(const float* logits, float error, Wanted wanted) const {
+std::vector<std::int64_t> VocabularyHead::to_refine(const float* logits, const float* hidden,
+                                                    Wanted wanted) const {
   const std::int64_t n_vocab = weight_.size(0);
+  const std::int64_t depth = weight_.size(1);
+  const float error = distance_ * std::sqrt(kernels::kernels().dot(hidden, hidden, depth));
+  if (!std::isfinite(error)) {
+    return {};  // no entry is a number
+  }
   const std::vector<kernels::Ranked> best = kernels::largest(logits, n_vocab, wanted.best);
   // The last of the best may be `error` less than drafted, and another one `error` more.
   const float least = std::min(best.back().value - 2 * error, best.front().value - kNegligible);

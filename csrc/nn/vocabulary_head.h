@@ -41,8 +41,8 @@ class TORCHWHISPER_API VocabularyHead {
   void refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const;
 
  private:
-  void refine_row(float* logits, const float* hidden, Wanted wanted) const;
-  std::vector<std::int64_t> to_refine(const float* logits, float error, Wanted wanted) const;
+  std::vector<std::int64_t> to_refine(const float* logits, const float* hidden, Wanted wanted) const;
+  void multiply_entries(float* logits, const float* hidden, const std::vector<std::int64_t>& entries) const;
 
   PackedLinear exact_;
   at::Tensor weight_;  // rows for single entries, as given; undefined where there are no drafts

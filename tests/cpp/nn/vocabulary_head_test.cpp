@@ -74,6 +74,23 @@ TEST(VocabularyHead, WhatCountsTogetherIsExactWhereItMayWin) {
   EXPECT_LT(relative_error(logits.slice(1, kTimestamps), exact.slice(1, kTimestamps)), 2e-6);
 }
 
+// So many logits lie close to the best one that all of them are computed at once.
+TEST(VocabularyHead, FlatLogitsAreAllExactAndForbiddenOnesStay) {
+  WeightArena arena;
+  const at::Tensor weight = at::randn({kVocab, 64}) * 0.1;
+  const VocabularyHead head(weight, at::kFloat, arena);
+  const at::Tensor hidden = at::randn({3, 64});
+  at::Tensor logits = head.draft(hidden);
+  at::Tensor exact = exact_logits(hidden, weight);
+  EXPECT_GT(relative_error(logits, exact), 1e-4);
+  for (const at::Tensor& row : {logits, exact}) {
+    row.slice(1, 10, 400).fill_(kForbidden);
+  }
+  head.refine(logits, hidden, {2, kTimestamps});
+  EXPECT_LT(relative_error(logits.slice(1, 400), exact.slice(1, 400)), 2e-6);
+  EXPECT_TRUE(logits.slice(1, 10, 400).isinf().all().item<bool>());
+}
+
 TEST(VocabularyHead, OnlyForbiddenTextLeavesExactTimestamps) {
   WeightArena arena;
   const at::Tensor weight = at::randn({kVocab, 64});
