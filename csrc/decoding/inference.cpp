@@ -5,6 +5,12 @@
 #include <utility>
 
 namespace torchwhisper::decoding {
+namespace {
+
+// Logits that are too flat for drafts stay so for a while: so many steps pass before the next draft.
+constexpr std::int64_t kStepsWithoutDrafts = 15;
+
+}  // namespace
 
 Inference::Inference(model::Whisper whisper, const model::AudioMemory& memory, bool drafts)
     : whisper_(std::move(whisper)),
@@ -45,14 +51,19 @@ at::Tensor Inference::step(const std::vector<Sequence>& sequences) {
   }
   const at::Tensor tokens = to_tensor(last, static_cast<std::int64_t>(last.size()));
   hidden_ = whisper_->decoder->advance(tokens, memory_, state_).select(1, 0);
-  const auto* head = whisper_->decoder->prepared_head(hidden_);
-  return drafts_ && head != nullptr ? head->draft(hidden_) : whisper_->decoder->project(hidden_);
+  const auto* head = drafts_ ? whisper_->decoder->prepared_head(hidden_) : nullptr;
+  drafted_ = head != nullptr && steps_without_drafts_ == 0;
+  if (drafted_) {
+    return head->draft(hidden_);
+  }
+  steps_without_drafts_ -= steps_without_drafts_ > 0 ? 1 : 0;
+  return whisper_->decoder->project(hidden_);
 }
 
-void Inference::refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin) const {
-  const auto* head = hidden_.defined() ? whisper_->decoder->prepared_head(hidden_) : nullptr;
-  if (drafts_ && head != nullptr) {
-    head->refine(logits, hidden_, {best, timestamp_begin});
+void Inference::refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin) {
+  if (drafted_ &&
+      whisper_->decoder->prepared_head(hidden_)->refine(logits, hidden_, {best, timestamp_begin})) {
+    steps_without_drafts_ = kStepsWithoutDrafts;
   }
 }
 

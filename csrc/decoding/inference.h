@@ -34,7 +34,7 @@ class TORCHWHISPER_API Inference {
 
   /// Makes the `best` largest of each row of step()'s logits exact, some of which may have been set to -inf
   /// since, and those from `timestamp_begin` on (-1: none) where their sum may count. See VocabularyHead.
-  void refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin) const;
+  void refine(at::Tensor& logits, std::int64_t best, std::int64_t timestamp_begin);
 
   /// Sequence i continues what was sequence sources[i].
   void reorder(const std::vector<std::int64_t>& sources);
@@ -45,6 +45,8 @@ class TORCHWHISPER_API Inference {
   model::Whisper whisper_;
   const model::AudioMemory& memory_;
   bool drafts_;
+  bool drafted_ = false;  // whether the last step's logits are drafts
+  std::int64_t steps_without_drafts_ = 0;
   model::DecoderState state_;
   at::Tensor hidden_;  // [sequence, n_state], what step()'s logits were made of
 };

@@ -67,9 +67,9 @@ at::Tensor VocabularyHead::draft(const at::Tensor& hidden) const {
   return logits;
 }
 
-void VocabularyHead::refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const {
+bool VocabularyHead::refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const {
   if (!weight_.defined()) {
-    return;
+    return false;
   }
   const at::Tensor x = hidden.contiguous();
   const std::int64_t n_row = x.size(0);
@@ -100,6 +100,7 @@ void VocabularyHead::refine(at::Tensor& logits, const at::Tensor& hidden, Wanted
       multiply_entries(to, x.const_data_ptr<float>() + row * x.size(1), places);
     }
   }
+  return whole;
 }
 
 void VocabularyHead::multiply_entries(float* logits, const float* hidden,

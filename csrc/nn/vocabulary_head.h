@@ -37,8 +37,9 @@ class TORCHWHISPER_API VocabularyHead {
 
   /// Makes drafted logits of `hidden`, of which some were set to -inf since, exact where it matters: the
   /// `best` largest, those close to them, and all from `together` on where their logsumexp may come close to
-  /// the largest. What stays a draft weighs less than e^-12 of the largest each.
-  void refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const;
+  /// the largest. What stays a draft weighs less than e^-12 of the largest each. Returns whether that took
+  /// the whole product, so that the drafts were in vain.
+  bool refine(at::Tensor& logits, const at::Tensor& hidden, Wanted wanted) const;
 
  private:
   std::vector<std::int64_t> to_refine(const float* logits, const float* hidden, Wanted wanted) const;
