@@ -91,4 +91,16 @@ inline double relative_error(const at::Tensor& actual, const at::Tensor& expecte
   return ((actual.to(at::kDouble) - want).abs().max() / want.abs().max()).item<double>();
 }
 
+// The largest difference of a product x w^T + bias, each beside the sizes of what was summed for it: a sum of
+// few numbers may cancel to almost nothing.
+inline double error_of_sums(const at::Tensor& actual, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias = {}) {
+  const auto sums = [&](const at::Tensor& a, const at::Tensor& w, const at::Tensor& b) {
+    const at::Tensor product = at::matmul(a.to(at::kDouble), w.to(at::kDouble).t());
+    return b.defined() ? product + b : product;
+  };
+  const at::Tensor size = sums(x.abs(), weight.abs(), bias.defined() ? bias.abs() : bias);
+  return ((actual.to(at::kDouble) - sums(x, weight, bias)).abs() / size).max().item<double>();
+}
+
 }  // namespace torchwhisper::testing

@@ -3,14 +3,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <vector>
-
-#include "tests/cpp/random_model.h"
 
 namespace torchwhisper::kernels {
 namespace {
-
-using torchwhisper::testing::relative_error;
 
 class WordsTest : public ::testing::TestWithParam<WordType> {
  protected:
@@ -48,7 +45,9 @@ TEST_P(WordsTest, MultipliesOddShapes) {
                         {.bias = bias.const_data_ptr<float>(), .residual = residual.const_data_ptr<float>()}},
                        panels);
         const at::Tensor exact = at::matmul(x.to(at::kDouble), matrix.to(at::kDouble).t()) + bias + residual;
-        EXPECT_LT(relative_error(y, exact), 0.03) << rows << " " << columns << " " << depth;
+        // Each of the `depth` products is off by about a hundredth, most of which cancel.
+        EXPECT_LT((y - exact).abs().max().item<double>(), 0.1 * std::sqrt(depth))
+            << rows << " " << columns << " " << depth;
       }
     }
   }
