@@ -169,7 +169,7 @@ void bind_model(py::module_& m) {
   bind_whisper(m);
   m.def("compute_type_obstacle",
         torch::wrap_pybind_function([](const std::string& compute_type) -> std::optional<std::string> {
-          const std::string obstacle = nn::compute_type_obstacle(nn::to_compute_type(compute_type));
+          const std::string_view obstacle = nn::compute_type_obstacle(nn::to_compute_type(compute_type));
           return obstacle.empty() ? std::nullopt : std::optional<std::string>(obstacle);
         }),
         py::arg("compute_type"),

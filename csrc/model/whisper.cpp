@@ -37,7 +37,7 @@ at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& featu
 }
 
 void WhisperImpl::prepare(nn::Precision precision) {
-  const std::string obstacle = nn::compute_type_obstacle(precision.products);
+  const std::string_view obstacle = nn::compute_type_obstacle(precision.products);
   TORCH_CHECK_VALUE(obstacle.empty(), obstacle);
   TORCH_CHECK_VALUE(precision.products == nn::ComputeType::kFloat32 ||
                         (precision.activations == at::kFloat && decoder->token_embedding.is_cpu()),

@@ -17,7 +17,7 @@ ComputeType to_compute_type(const std::string& name) {
   return ComputeType::kInt8;
 }
 
-std::string compute_type_obstacle(ComputeType type) {
+std::string_view compute_type_obstacle(ComputeType type) {
   if (type == ComputeType::kBFloat16 && !kernels::multiplies_fast(kernels::WordType::kBfloat16)) {
     return "bfloat16 needs a processor with AVX512-BF16 or AMX, and this one has neither or may not use it: "
            "take int8 or float32";

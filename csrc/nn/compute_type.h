@@ -3,6 +3,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <string>
+#include <string_view>
 
 #include "csrc/common/api.h"
 
@@ -30,6 +31,6 @@ struct Precision {
 TORCHWHISPER_API ComputeType to_compute_type(const std::string& name);
 
 /// Why this processor cannot compute in the type faster than in float32, in a sentence; empty if it can.
-TORCHWHISPER_API std::string compute_type_obstacle(ComputeType type);
+TORCHWHISPER_API std::string_view compute_type_obstacle(ComputeType type);
 
 }  // namespace torchwhisper::nn

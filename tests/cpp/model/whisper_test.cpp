@@ -77,7 +77,7 @@ TEST_P(WhisperPrecision, PreparedIsCloseToLive) {
   const at::Tensor mel = at::randn({2, 6, 40});
   Whisper live = random_model();
   Whisper prepared = random_model();
-  if (const std::string obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
+  if (const std::string_view obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
     EXPECT_THROW(prepared->prepare({at::kFloat, type}), c10::ValueError);
     GTEST_SKIP() << obstacle;
   }
@@ -88,7 +88,7 @@ TEST_P(WhisperPrecision, PreparedIsCloseToLive) {
 // Parameters may be kept shorter than what is computed in.
 TEST_P(WhisperPrecision, TakesParametersInHalf) {
   const auto [type, tolerance] = GetParam();
-  if (const std::string obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
+  if (const std::string_view obstacle = nn::compute_type_obstacle(type); !obstacle.empty()) {
     GTEST_SKIP() << obstacle;
   }
   const at::NoGradGuard no_grad;
