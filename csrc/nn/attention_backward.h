@@ -37,6 +37,7 @@ struct AttentionGradients {
   AttentionWeights weights;
 };
 
+/// Everything up to the heads' outputs: y is attention_output() of it.
 TORCHWHISPER_API AttentionTape attention_forward(const AttentionCall& call);
 
 /// y, in the type that x and the products are promoted to.

@@ -44,8 +44,10 @@ struct BlockGradients {
   BlockWeights weights;
 };
 
+/// Both halves but the last product: the output is block_output() of it.
 TORCHWHISPER_API BlockTape block_forward(const BlockCall& call);
 
+/// [batch, time, n_state], in the type that x and the products are promoted to.
 TORCHWHISPER_API at::Tensor block_output(const BlockCall& call, const BlockTape& tape);
 
 /// grad: of the output. The tape may lack what attention_backward() and mlp_backward() compute again.

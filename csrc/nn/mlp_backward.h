@@ -28,6 +28,7 @@ struct MlpGradients {
   MlpWeights weights;
 };
 
+/// Everything up to GELU's output: y is mlp_output() of it.
 TORCHWHISPER_API MlpTape mlp_forward(const MlpCall& call);
 
 /// y, in the type that x and the products are promoted to.
