@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..audio import HOP_LENGTH, N_SAMPLES_PER_TOKEN, SAMPLE_RATE, log_mel_spectrogram, pad_or_trim
 from ..model import ModelDimensions
-from ..tokenizer import Tokenizer, get_tokenizer
+from ..tokenizer import LANGUAGES, Tokenizer, get_tokenizer
 from .augment import SpecAugment
 from .labels import Labels, Segment, build_labels
 from .loss import IGNORED
@@ -62,7 +62,8 @@ class Dataset:
         """seconds: of every utterance, see `manifest.check_audio`.
 
         Raises:
-            ManifestError: a label is too long for the model, or has no language where the model needs one.
+            ManifestError: a label is too long for the model, or of a language that the model does not know,
+                or of none where the model needs one.
         """
         self.utterances, self.options, self.dims = utterances, options or DataOptions(), dims
         self.n_samples = dims.n_audio_ctx * N_SAMPLES_PER_TOKEN
@@ -127,20 +128,33 @@ class Dataset:
         return Batch(torch.stack(mels), tokens, targets)
 
     def _tokens_of(self, utterance: Utterance) -> int:
-        if self._multilingual and utterance.language is None:
-            raise ManifestError(
-                f"{utterance.where}: no language, and the model knows many: add it, or give --language"
-            )
+        self._check_language(utterance)
         tokenizer = self.tokenizer(utterance)
         try:
             both = [
                 build_labels(tokenizer, self.dims.n_text_ctx, utterance.text, segments)
                 for segments in {(), utterance.segments}
             ]
+            if self.options.prompts and utterance.previous:
+                build_labels(tokenizer, self.dims.n_text_ctx, utterance.text, (), utterance.previous)
         except ValueError as error:
             raise ManifestError(f"{utterance.where}: {error}") from None
         start = len(tokenizer.sot_sequence)
         return max(len(labels.tokens) - start for labels in both)
+
+    def _check_language(self, utterance: Utterance) -> None:
+        known = tuple(LANGUAGES)[: self._num_languages] if self._multilingual else ("en",)
+        if self._multilingual and utterance.language is None:
+            raise ManifestError(
+                f"{utterance.where}: no language, and the model knows many: add it, or give --language"
+            )
+        if utterance.language not in (None, *known):
+            knows = f"{len(known)} others" if self._multilingual else "English only"
+            raise ManifestError(
+                f"{utterance.where}: language is {utterance.language!r}, the model knows {knows}"
+            )
+        if utterance.task == "translate" and not self._multilingual:
+            raise ManifestError(f"{utterance.where}: task is 'translate', the model knows English only")
 
 
 def _timed_segments(members: Sequence[Utterance], starts: Sequence[float]) -> tuple[Segment, ...]:

@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from ..audio import TOKENS_PER_SECOND
+from ..audio import CHUNK_LENGTH, TOKENS_PER_SECOND
 from ..tokenizer import Tokenizer
 from .loss import IGNORED
 
 # What a timestamp token counts: the encoder's frames of 20 ms.
 _STEP = 1 / TOKENS_PER_SECOND
+_LAST = CHUNK_LENGTH * TOKENS_PER_SECOND
 
 
 class Labels(NamedTuple):
@@ -40,12 +41,12 @@ def build_labels(
         previous: a prompt; as much of its end as fits in half of the context is used.
 
     Raises:
-        ValueError: the sequence is longer than `n_text_ctx`.
+        ValueError: the sequence is longer than `n_text_ctx`, or a text has a special token in it.
     """
     prompt: list[int] = []
     if previous and previous.strip():
         kept = n_text_ctx // 2 - 1
-        prompt = [tokenizer.sot_prev, *tokenizer.encode(" " + previous.strip())[-kept:]]
+        prompt = [tokenizer.sot_prev, *_encoded(tokenizer, previous)[-kept:]]
     body = _timed(tokenizer, segments) if segments else _untimed(tokenizer, text)
     sequence = [*prompt, *body, tokenizer.eot]
     if prompt and len(sequence) - 1 > n_text_ctx:
@@ -57,14 +58,25 @@ def build_labels(
 
 
 def _untimed(tokenizer: Tokenizer, text: str) -> list[int]:
-    spoken = tokenizer.encode(" " + text.strip()) if text.strip() else []
-    return [*tokenizer.sot_sequence_including_notimestamps, *spoken]
+    return [*tokenizer.sot_sequence_including_notimestamps, *_encoded(tokenizer, text)]
 
 
 def _timed(tokenizer: Tokenizer, segments: tuple[Segment, ...]) -> list[int]:
     tokens = list(tokenizer.sot_sequence)
     for start, end, text in segments:
-        tokens.append(tokenizer.timestamp_begin + round(start / _STEP))
-        tokens += tokenizer.encode(" " + text.strip())
-        tokens.append(tokenizer.timestamp_begin + round(end / _STEP))
+        tokens += [_time(tokenizer, start), *_encoded(tokenizer, text), _time(tokenizer, end)]
     return tokens
+
+
+def _time(tokenizer: Tokenizer, seconds: float) -> int:
+    # Times may lie a little behind the end of a recording, and there are no tokens behind that of the window.
+    return tokenizer.timestamp_begin + min(round(seconds / _STEP), _LAST)
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    text = text.strip()
+    if not text:
+        return []
+    if "<|" in text and (special := [token for token in tokenizer.special_tokens if token in text]):
+        raise ValueError(f"the text has the special token {special[0]} in it")
+    return tokenizer.encode(" " + text)

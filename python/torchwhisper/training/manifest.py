@@ -1,6 +1,7 @@
 """The list of recordings to train on: one JSON object per line."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,10 +53,7 @@ class Utterance:
         end = len(samples) if self.end is None else round(self.end * SAMPLE_RATE)
         # A header may round the length of a recording.
         if start >= len(samples) or end > len(samples) + SAMPLE_RATE // 10:
-            raise ManifestError(
-                f"{self.where}: the recording {self.audio} lasts {len(samples) / SAMPLE_RATE:.2f} s, "
-                f"expected more than start {self.start} and at least end {self.end}"
-            )
+            raise _too_short(self, len(samples) / SAMPLE_RATE)
         return samples[start:end]
 
 
@@ -86,8 +84,15 @@ def read_manifest(path: str, language: str | None = None) -> list[Utterance]:
     Raises:
         ManifestError: naming the line, for whatever is wrong; OSError where the file cannot be read.
     """
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
+    if language is not None:
+        _language(language, "language")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            # Not splitlines(), which splits at characters that a JSON string may have in it.
+            lines = file.read().split("\n")
+    except UnicodeDecodeError as error:
+        number = 1 + error.object.count(b"\n", 0, error.start)
+        raise ManifestError(f"{path}, line {number}: not UTF-8") from None
     utterances = [
         _utterance(line, f"{path}, line {number}", os.path.dirname(os.path.abspath(path)), language)
         for number, line in enumerate(lines, 1)
@@ -102,6 +107,8 @@ def _utterance(line: str, where: str, folder: str, language: str | None) -> Utte
     try:
         given = json.loads(line)
     except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # numbers or lists of absurd size
         raise ManifestError(f"{where}: not JSON: {error}") from None
     if not isinstance(given, dict):
         raise ManifestError(f"{where}: got {type(given).__name__}, expected an object {{...}}")
@@ -111,7 +118,7 @@ def _utterance(line: str, where: str, folder: str, language: str | None) -> Utte
         if kind is None:
             raise ManifestError(f"{where}: unknown key {key!r}, expected {', '.join(_KEYS)}")
         number = kind is float and isinstance(value, int) and not isinstance(value, bool)
-        if not (isinstance(value, kind) or number):
+        if not (isinstance(value, kind) or number) or (kind is float and not _is_finite(value)):
             raise ManifestError(f"{where}: {key} is {value!r}, expected {_KINDS[kind]}")
     for key in ("audio", "text"):
         if not given.get(key, "").strip() and (key == "audio" or key not in given):
@@ -132,6 +139,13 @@ def _utterance(line: str, where: str, folder: str, language: str | None) -> Utte
         previous=given.get("previous"),
         where=where,
     )
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _language(name: str | None, where: str) -> str | None:
@@ -194,10 +208,7 @@ def _checked_seconds(utterance: Utterance, length: float | ManifestError, longes
         raise length
     start = utterance.start or 0
     if start >= length or (utterance.end or 0) > length + 0.1:
-        raise ManifestError(
-            f"{utterance.where}: the recording lasts {length:.2f} s, "
-            f"expected more than start {start} and at least end {utterance.end}"
-        )
+        raise _too_short(utterance, length)
     seconds = (length if utterance.end is None else utterance.end) - start
     if seconds > longest + 1e-3:
         raise ManifestError(
@@ -210,3 +221,10 @@ def _checked_seconds(utterance: Utterance, length: float | ManifestError, longes
             f"{seconds:.2f} s"
         )
     return seconds
+
+
+def _too_short(utterance: Utterance, length: float) -> ManifestError:
+    says = f"{utterance.where}: the recording {utterance.audio} lasts {length:.2f} s"
+    limits = {"start": utterance.start, "end": utterance.end}
+    asked = " and ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
+    return ManifestError(f"{says}, the line asks for {asked}" if asked else f"{says}, expected some sound")

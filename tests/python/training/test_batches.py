@@ -114,6 +114,26 @@ def test_a_multilingual_model_needs_a_language(utterances):
         make([dataclasses.replace(utterances[0], language=None)])
 
 
+@pytest.mark.parametrize(
+    ("n_vocab", "given", "said"),
+    [
+        (51865, {"language": "yue"}, "line 2: language is 'yue', the model knows 99 others"),
+        (51864, {"language": "de"}, "line 2: language is 'de', the model knows English only"),
+        (51864, {"task": "translate"}, "line 2: task is 'translate', the model knows English only"),
+    ],
+)
+def test_what_the_model_does_not_know_is_named(utterances, n_vocab, given, said):
+    dims = ModelDimensions(**DIMS | {"n_vocab": n_vocab})
+    changed = [utterances[0], dataclasses.replace(utterances[1], **given)]
+    with pytest.raises(ManifestError, match=said):
+        Dataset(changed, [0.5, 0.5], dims)
+
+
+def test_previous_texts_are_looked_at_before_the_training(utterances):
+    with pytest.raises(ManifestError, match="line 1: the text has the special token"):
+        make([dataclasses.replace(utterances[0], previous="<|endoftext|>")], prompts=0.5)
+
+
 def test_prefetched_keeps_the_order_and_its_distance():
     started, lock = [], threading.Lock()
 

@@ -51,6 +51,18 @@ def test_timestamps():
     ]  # fmt: skip
 
 
+def test_times_end_with_the_window():
+    """A recording of 30 s whose header rounds has times behind it, and there are no tokens for them."""
+    last = build_labels(ENGLISH, 448, "", segments=((29.0, 30.09, "end"),)).targets[-2]
+    assert ENGLISH.encoding.decode([last]) == "<|30.00|>"
+
+
+@pytest.mark.parametrize("given", [{"text": "a <|nospeech|>"}, {"text": "a", "previous": "<|en|>"}])
+def test_special_tokens_are_no_text(given):
+    with pytest.raises(ValueError, match=r"the text has the special token <\|\w+\|> in it$"):
+        build_labels(ENGLISH, 448, **given)
+
+
 def test_models_of_english_only_have_a_shorter_start():
     tokenizer = get_tokenizer(False)
     labels = build_labels(tokenizer, 448, "Yes")
