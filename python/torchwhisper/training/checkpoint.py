@@ -68,7 +68,13 @@ def save(
 
 
 def read(path: str) -> dict[str, Any]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    """Raises RuntimeError where the file is damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types
+        raise RuntimeError(
+            f"{path} is damaged, remove it to go on from the checkpoint before it: {error}"
+        ) from None
     assert isinstance(content, dict)
     return content
 

@@ -2,13 +2,18 @@
 
 import argparse
 import hashlib
+import importlib.util
+import math
 import os
 import sys
+import warnings
 from dataclasses import fields
+from typing import Any
 
 import torch
 
 from .._block_training import POLICIES
+from . import checkpoint
 from .augment import SpecAugment
 from .batches import DataOptions, Dataset
 from .distributed import PARALLEL, Ranks
@@ -79,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def cli() -> None:
     """Exits with 1 and a sentence where the run fails, with 130 where it was stopped and can be resumed."""
     args = _parser().parse_args()
+    warnings.showwarning = _show_warning
     status = 1
     try:
         status = _run(args)
@@ -91,11 +97,21 @@ def cli() -> None:
     except (OSError, RuntimeError, ValueError) as error:
         if os.environ.get("TORCHWHISPER_DEBUG"):
             raise
-        _say(" ".join(str(error).split()))
+        _say(_sentence(error))
     if status:
         # Without the ceremonies of the interpreter's end: other ranks may be waiting in a collective.
         sys.stderr.flush()
         os._exit(status)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"warning: {' '.join(str(message).split())}")
 
 
 def _say(line: str) -> None:
@@ -109,7 +125,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     _check_numbers(args)
-    if os.path.isdir(os.path.join(args.out, "checkpoints")) and not args.resume:
+    if checkpoint.latest(os.path.join(args.out, "checkpoints")) is not None and not args.resume:
         raise ValueError(
             f"{args.out} holds a run already: add --resume to go on with it, or name another folder"
         )
@@ -117,6 +133,8 @@ def _run(args: argparse.Namespace) -> int:
     eval_list = read_manifest(args.eval, args.language) if args.eval else []
     if eval_list:
         score([])  # says early that jiwer is missing
+    if args.export and importlib.util.find_spec("safetensors") is None:
+        raise RuntimeError("--export needs safetensors: pip install safetensors")
     ranks = Ranks(args.parallel, args.device)
     try:
         model = load_model(
@@ -141,8 +159,10 @@ def _run(args: argparse.Namespace) -> int:
         train = Dataset(train_list, lengths[0], model.dims, options)
         evaluation = Dataset(eval_list, lengths[1], model.dims, options) if eval_list else None
         trainer = Trainer(model, train, args.out, _options(args), evaluation, ranks)
-        if args.resume and trainer.resume() and ranks.is_main:
-            _say(f"going on after step {trainer.step}")
+        if args.resume:
+            found = trainer.resume()
+            if ranks.is_main:
+                _say(f"going on after step {trainer.step}" if found else "no checkpoint yet, starting anew")
         trainer.run()
         if args.export and ranks.is_main:
             best = load_model(os.path.join(args.out, "model.pt"), device="cpu")
@@ -159,11 +179,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
         _require(args, name, getattr(args, name) >= 1, "at least 1")
     for name in ("epochs", "steps", "minutes", "learning_rate"):
         value = getattr(args, name)
-        _require(args, name, value is None or value > 0, "a positive number")
+        _require(args, name, value is None or 0 < value < math.inf, "a positive number")
     for name in ("timestamps", "prompts"):
         _require(args, name, 0 <= getattr(args, name) <= 1, "a probability")
-    for name in ("pack", "pack_gap", "lora", "clip", "weight_decay", "eval_every", "save_every"):
-        _require(args, name, getattr(args, name) >= 0, "0 or more")
+    _require(args, "stochastic_depth", 0 <= args.stochastic_depth < 1, "a probability below 1")
+    for name in ("pack", "pack_gap", "lora", "clip", "weight_decay", "eval_every", "save_every", "threads"):
+        _require(args, name, 0 <= getattr(args, name) < math.inf, "0 or more")
+    _require(args, "warmup", args.warmup is None or args.warmup >= 0, "0 or more")
+    _require(args, "seed", 0 <= args.seed < 1 << 63, "0 or more, below 2**63")
 
 
 def _require(args: argparse.Namespace, name: str, holds: bool, expected: str) -> None:
@@ -174,7 +197,7 @@ def _require(args: argparse.Namespace, name: str, holds: bool, expected: str) ->
 def _options(args: argparse.Namespace) -> TrainingOptions:
     given = vars(args)
     named = {field.name: given[field.name] for field in fields(TrainingOptions) if field.name in given}
-    notes = {name: given[name] for name in _DECIDE} | {"train": _digest(args.train)}
+    notes = {name: given[name] for name in _DECIDE} | {"the SHA-256 of --train": _digest(args.train)}
     return TrainingOptions(**named, notes=notes)
 
 

@@ -15,21 +15,34 @@ from torch.nn.parallel import DistributedDataParallel
 PARALLEL = ("ddp", "fsdp")
 
 
+class Interrupted(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+
+class RankError(RuntimeError):
+    """An error of any rank, told on every rank."""
+
+
 class Ranks:
     """This process among those of its run; one that was not started by torchrun is alone."""
 
     def __init__(self, parallel: str = "ddp", device: str | None = None) -> None:
         """parallel: how the model is spread over several ranks, one of PARALLEL.
-        device: "cpu" or "cuda"; the latter where there is one, by default."""
+        device: "cpu" or "cuda"; the latter where there is one, by default.
+
+        Raises:
+            RuntimeError: "cuda" where there is none.
+        """
         self.parallel = parallel
         self.rank = int(os.environ.get("RANK", 0))
         self.world = int(os.environ.get("WORLD_SIZE", 1))
-        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if kind == "cuda" and self.world > 1:
-            kind = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        self.device = torch.device(kind)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+            if not torch.cuda.is_available():
+                raise RuntimeError("the device is cuda, and PyTorch finds none: take cpu")
+            if self.world > 1:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self._started = "RANK" in os.environ and not dist.is_initialized()
         if self._started:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")

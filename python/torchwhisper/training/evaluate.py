@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from ..decoding import DecodingOptions, DecodingResult, decode
 from ..model import Whisper
 from ..normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from .batches import Dataset, prefetched
-from .distributed import Ranks, whole
+from .distributed import Interrupted, RankError, Ranks, whole
 from .lora import add_lora, has_lora, merge_lora
 from .manifest import Utterance
 
@@ -55,10 +55,15 @@ def plain_copy(model: Whisper, lora_rank: int = 0) -> Whisper:
 
 
 def transcripts(
-    model: Whisper, dataset: Dataset, utterances: Sequence[Utterance], batch_size: int, workers: int = 2
+    model: Whisper,
+    dataset: Dataset,
+    utterances: Sequence[Utterance],
+    batch_size: int,
+    workers: int = 2,
+    between: Callable[[], None] | None = None,
 ) -> list[str]:
     """What the model writes for each utterance in a window of its own: greedily, without timestamps, without
-    a second try at another temperature."""
+    a second try at another temperature. `between` is called before each batch."""
     texts = [""] * len(utterances)
     batches: list[list[int]] = []
     for kind in sorted({_kind(utterance) for utterance in utterances}):
@@ -70,6 +75,8 @@ def transcripts(
 
     jobs = (lambda batch=batch: load(batch) for batch in batches)
     for batch, mel in prefetched(jobs, workers, ahead=2 * workers):
+        if between is not None:
+            between()
         first = utterances[batch[0]]
         options = DecodingOptions(
             task=first.task,
@@ -87,14 +94,39 @@ def _kind(utterance: Utterance) -> tuple[str, str]:
     return utterance.language or "", utterance.task
 
 
-def evaluate(model: Whisper, dataset: Dataset, ranks: Ranks, batch_size: int, lora_rank: int = 0) -> Scores:
-    """Transcribes the utterances of a data set, shared among the ranks, and compares with their texts."""
+def evaluate(
+    model: Whisper,
+    dataset: Dataset,
+    ranks: Ranks,
+    batch_size: int,
+    lora_rank: int = 0,
+    between: Callable[[], None] | None = None,
+) -> Scores:
+    """Transcribes the utterances of a data set, shared among the ranks, and compares with their texts.
+
+    between: called before each batch; raises `Interrupted` to stop the evaluation of all ranks.
+
+    Raises:
+        RuntimeError: on all ranks, where a recording cannot be read on one of them.
+    """
     mine = list(dataset.utterances)[ranks.rank :: ranks.world]
     plain = plain_copy(model, lora_rank)
-    with _evaluating(plain):
-        written = transcripts(plain, dataset, mine, batch_size)
-    pairs = ranks.gather([(utterance, text) for utterance, text in zip(mine, written, strict=True)])
-    return score([pair for rank in pairs for pair in rank])
+    found: list[tuple[Utterance, str]] | Exception
+    try:
+        with _evaluating(plain):
+            written = transcripts(plain, dataset, mine, batch_size, between=between)
+        found = list(zip(mine, written, strict=True))
+    except Interrupted as stopped:
+        found = stopped
+    except Exception as error:
+        found = RankError(f"{error}")
+        found.__cause__ = error
+    pairs: list[tuple[Utterance, str]] = []
+    for of_rank in ranks.gather(found):
+        if isinstance(of_rank, Exception):
+            raise of_rank
+        pairs += of_rank
+    return score(pairs)
 
 
 @contextlib.contextmanager

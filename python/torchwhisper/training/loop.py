@@ -1,6 +1,7 @@
 """The training loop: steps, evaluations, checkpoints, and an end that loses nothing."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._save import save_model
+from .._save import _replacing, save_model
 from ..model import Whisper
 from . import checkpoint
 from .batches import Batch, Dataset, prefetched
-from .distributed import Ranks
+from .distributed import Interrupted as Interrupted
+from .distributed import RankError, Ranks
 from .evaluate import Scores, evaluate, plain_copy
 from .loss import IGNORED, chunked_cross_entropy
 from .recipe import Schedule, clip, default_rate, default_warmup, make_optimizer, set_rate
@@ -79,14 +81,6 @@ class TrainingStep(nn.Module):
         return chunked_cross_entropy(hidden, head, targets, normalizer)
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and its state is saved."""
-
-
-class _RankError(RuntimeError):
-    """An error of any rank, told on every rank."""
-
-
 class Trainer:
     """One run of fine-tuning.
 
@@ -126,6 +120,7 @@ class Trainer:
         self._clock = 0.0  # seconds of the run at its last step, the same on every rank
         self._stop = 0
         self._saved = self._evaluated = -1  # the step at which it was done last
+        self._due = False  # whether an evaluation of this step is still to be finished
         if self.ranks.is_main:
             os.makedirs(out, exist_ok=True)
 
@@ -151,6 +146,7 @@ class Trainer:
         checkpoint.restore(content, self.module, self.optimizer, self.ranks)
         self.step, self.best = content["step"], content["best"]
         self._elapsed = content["elapsed"]
+        self._evaluated, self._due = content["evaluated"], content["due"]
         self._saved = self.step
         return True
 
@@ -159,10 +155,17 @@ class Trainer:
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after the step that was under way and a checkpoint.
-            RuntimeError: one of the ranks failed to load its recordings.
+            RuntimeError: one of the ranks failed to load its recordings, or the loss is not finite.
+            ValueError: `out` holds another run.
         """
+        if self._saved < 0 and checkpoint.latest(self._checkpoints) is not None:
+            raise ValueError(f"{self.out} holds a run already: resume() it, or name another folder")
+        if self.ranks.is_main:
+            self._tidy()
         self._since = time.monotonic()
         with self._listening(), self._bar() as bar:
+            if self._due:
+                self._evaluate()
             for epoch, first, windows in self._epochs():
                 for batches, position in self._batches(epoch, first, windows):
                     if self._progress() >= 1:
@@ -175,6 +178,24 @@ class Trainer:
             self._finish()
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Leaves of a run that was killed what belongs to its last checkpoint."""
+        for name in os.listdir(self.out):
+            if name.startswith("model.pt.") and name.endswith(".tmp"):
+                os.remove(os.path.join(self.out, name))
+        log = os.path.join(self.out, "log.jsonl")
+        kept = [line for line in _lines(log) if self._has_logged(line)]
+        with _replacing(log) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(kept)
+
+    def _has_logged(self, line: str) -> bool:
+        try:
+            row = json.loads(line)
+        except ValueError:  # half a line
+            return False
+        done = self._saved >= 0 and row["step"] <= self.step
+        return done and not (self._due and row["step"] == self.step and "wer" in row)
 
     @property
     def _checkpoints(self) -> str:
@@ -254,9 +275,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         loss_sum = self.ranks.sum(float(total))[0] / self.ranks.world
-        self._log(
-            {"step": self.step, "loss": loss_sum, "rate": rate, "tokens": int(n_tokens), "norm": float(norm)}
-        )
+        row = {"loss": loss_sum, "rate": rate, "tokens": int(n_tokens), "norm": float(norm)}
+        if not (math.isfinite(loss_sum) and math.isfinite(row["norm"])):
+            # The weights are of no use any more, those of the last checkpoint are.
+            raise RankError(
+                f"in step {self.step} the loss is {loss_sum} and the norm of its gradients {row['norm']}: "
+                "try a lower rate or a longer warm-up"
+            )
+        self._log({"step": self.step, **row})
         bar.update(min(1.0, self._progress()) - bar.n)
         bar.set_postfix_str(f"step {self.step}, loss {loss_sum:.3f}, rate {rate:.1e}, {_memory(self.ranks)}")
 
@@ -268,7 +294,7 @@ class Trainer:
         if failed:
             said = self.ranks.gather(None if error is None else f"{error}")
             self._save()
-            raise _RankError("; ".join(text for text in said if text)) from error
+            raise RankError("; ".join(text for text in said if text)) from error
         if stop:
             self._save()
             raise Interrupted(f"stopped after step {self.step}; --resume goes on from there")
@@ -288,8 +314,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         if self.evaluation is not None and self._evaluated != self.step:
-            self._evaluated = self.step
-            scores = self.scores()
+            self._due = True
+            try:
+                scores = self.scores()
+            except (Interrupted, RankError):
+                self._save()
+                raise
+            self._evaluated, self._due = self.step, False
             self._log({"step": self.step, **scores.row()})
             if self.ranks.is_main:
                 self.show(
@@ -303,9 +334,12 @@ class Trainer:
     def scores(self) -> Scores:
         """Error rates on the evaluation data now."""
         assert self.evaluation is not None
-        return evaluate(
-            self.model, self.evaluation, self.ranks, self.options.eval_batch_size, self.options.lora
-        )
+        size, rank = self.options.eval_batch_size, self.options.lora
+        return evaluate(self.model, self.evaluation, self.ranks, size, rank, self._between_batches)
+
+    def _between_batches(self) -> None:
+        if self._stop:
+            raise Interrupted(f"stopped in the evaluation of step {self.step}; --resume goes on from there")
 
     def _export(self) -> None:
         plain = plain_copy(self.model, self.options.lora)
@@ -314,6 +348,7 @@ class Trainer:
 
     def _save(self) -> None:
         extra = {"settings": self._settings(), "best": self.best, "elapsed": self._seconds()}
+        extra |= {"evaluated": self._evaluated, "due": self._due}
         if self._saved != self.step:
             self._saved = self.step
             checkpoint.save(self._checkpoints, self.step, self.module, self.optimizer, self.ranks, extra)
@@ -356,6 +391,13 @@ def _total_steps(train: Dataset, options: TrainingOptions, world: int) -> int | 
     if options.epochs is not None:
         totals.append(sum(-(-len(train.windows(epoch)) // per_step) for epoch in range(options.epochs)))
     return min(totals) if totals else None
+
+
+def _lines(path: str) -> list[str]:
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readlines()
 
 
 def _memory(ranks: Ranks) -> str:

@@ -13,8 +13,18 @@ import torch
 from corpus import save_small_model, write_manifest
 
 import torchwhisper
-from torchwhisper.training import checkpoint, cli
+from torchwhisper.training import (
+    Dataset,
+    Ranks,
+    Trainer,
+    TrainingOptions,
+    checkpoint,
+    cli,
+    read_manifest,
+)
 
+# The name in the package is that of the function.
+evaluate = sys.modules["torchwhisper.training.evaluate"]
 SRC = Path(torchwhisper.__file__).parents[1]
 
 
@@ -165,10 +175,55 @@ def test_killed_while_it_saves(monkeypatch, capfd, corpus, tmp_path):
     assert process.returncode == -signal.SIGKILL
     folder = Path(corpus["out"], "checkpoints")
     assert any(path.suffix == ".tmp" for path in folder.iterdir())
+    model, log = (Path(corpus["out"], name) for name in ("model.pt", "log.jsonl"))
+    left = model.with_name(f"{model.name}.123.tmp")
+    left.touch()
+    log.write_text(log.read_text() + '{"step": 6, "lo')
     status, said = run(monkeypatch, capfd, *arguments(corpus, "--resume", save_every=2))
     assert status == 0 and "going on after step 4" in said
+    assert_same_weights(Path(whole["out"], "model.pt"), model)
+    assert not any(path.suffix == ".tmp" for path in folder.iterdir()) and not left.exists()
+    timeless = [[row | {"seconds": 0} for row in rows(out)] for out in (whole["out"], corpus["out"])]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("event", ["stop", "error"])
+def test_ended_in_an_evaluation(monkeypatch, capfd, corpus, tmp_path, event):
+    """The steps before it are kept, and the resumed run evaluates."""
+    whole = {**corpus, "out": str(tmp_path / "whole")}
+    assert run(monkeypatch, capfd, *arguments(whole))[0] == 0
+    decode, stop = evaluate.decode, Trainer._between_batches
+
+    def failing(*given):
+        raise RuntimeError("the disk is gone")
+
+    def stopping(self):
+        self._stop = 1
+        stop(self)
+
+    if event == "stop":
+        monkeypatch.setattr(Trainer, "_between_batches", stopping)
+    else:
+        monkeypatch.setattr(evaluate, "decode", failing)
+    status, said = run(monkeypatch, capfd, *arguments(corpus))
+    assert (status, "stopped in the evaluation of step 7" in said) == (
+        (130, True) if event == "stop" else (1, False)
+    )
+    monkeypatch.setattr(Trainer, "_between_batches", stop)
+    monkeypatch.setattr(evaluate, "decode", decode)
+    status, said = run(monkeypatch, capfd, *arguments(corpus, "--resume"))
+    assert status == 0 and "going on after step 7" in said
     assert_same_weights(Path(whole["out"], "model.pt"), Path(corpus["out"], "model.pt"))
-    assert not any(path.suffix == ".tmp" for path in folder.iterdir())
+    timeless = [[row | {"seconds": 0} for row in rows(out)] for out in (whole["out"], corpus["out"])]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_damaged_checkpoint_is_named(monkeypatch, capfd, corpus):
+    assert run(monkeypatch, capfd, *arguments(corpus, epochs=1))[0] == 0
+    path = Path(checkpoint.latest(os.path.join(corpus["out"], "checkpoints")))
+    path.write_bytes(path.read_bytes()[:1000])
+    status, said = run(monkeypatch, capfd, *arguments(corpus, "--resume", epochs=1))
+    assert status == 1 and f"{path} is damaged, remove it" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -203,6 +258,13 @@ MISTAKES = {
     "bad eval": (lambda c: Path(c["eval"]).write_text("[]"), "eval.jsonl, line 1"),
     "batch": (lambda c: c.update(batch_size=0), "--batch-size is 0"),
     "probability": (lambda c: c.update(prompts=1.5), "--prompts is 1.5"),
+    "depth": (lambda c: c.update(stochastic_depth=1), "--stochastic-depth is 1.0"),
+    "warm-up": (lambda c: c.update(warmup=-1), "--warmup is -1"),
+    "gap": (lambda c: c.update(pack_gap="inf"), "--pack-gap is inf"),
+    "rate": (lambda c: c.update(learning_rate="inf"), "--learning-rate is inf"),
+    "seed": (lambda c: c.update(seed=-1), "--seed is -1"),
+    "threads": (lambda c: c.update(threads=-1), "--threads is -1"),
+    "folder": (lambda c: c.update(out=c["train"]), "train.jsonl: File exists"),
 }  # fmt: skip
 
 
@@ -215,6 +277,36 @@ def test_mistakes_end_in_a_sentence(monkeypatch, capfd, corpus, mistake):
     assert expected in said and "Traceback" not in said
     assert len(said.strip().splitlines()) == 1
     assert not Path(corpus["out"], "log.jsonl").exists()
+
+
+def test_a_device_that_is_not_there(monkeypatch, capfd, corpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, said = run(monkeypatch, capfd, *arguments(corpus, device="cuda"))
+    assert status == 1 and "the device is cuda, and PyTorch finds none" in said
+
+
+def test_an_export_that_cannot_be_written_is_told_before_the_training(monkeypatch, capfd, corpus):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda _: None)
+    status, said = run(monkeypatch, capfd, *arguments(corpus, "--export", "hugging_face"))
+    assert status == 1 and "--export needs safetensors" in said
+    assert not Path(corpus["out"]).exists()
+
+
+def test_warnings_are_sentences(monkeypatch, capfd, corpus):
+    broken = Path(corpus["train"]).with_name("train.jsonl-1.wav")
+    broken.write_bytes(broken.read_bytes()[:-1000])
+    status, said = run(monkeypatch, capfd, *arguments(corpus, epochs=1))
+    assert status == 0
+    assert f"torchwhisper-finetune: warning: '{broken}' may be incomplete" in said
+
+
+def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, capfd, corpus):
+    """With the checkpoint before it, and without a model of NaN."""
+    given = arguments(corpus, "--save-every", "1", "--warmup", "0", learning_rate=1e30)
+    status, said = run(monkeypatch, capfd, *given)
+    assert status == 1 and "the loss is nan" in said and "try a lower rate" in said
+    assert not Path(corpus["out"], "model.pt").exists()
+    assert [row["step"] for row in steps(corpus["out"])] == [1]
 
 
 def test_a_recording_that_goes_away_later(monkeypatch, capfd, corpus):
@@ -244,6 +336,19 @@ def test_a_finished_run_is_not_overwritten(monkeypatch, capfd, corpus):
     assert steps(corpus["out"]) == before
     status, said = run(monkeypatch, capfd, *arguments(corpus, "--resume", epochs=1, seed=3))
     assert status == 1 and "seed = 0, now it is 3" in said
+    Path(corpus["train"]).write_text(Path(corpus["train"]).read_text() + "\n")
+    status, said = run(monkeypatch, capfd, *arguments(corpus, "--resume", epochs=1))
+    assert status == 1 and "the SHA-256 of --train = " in said
+
+
+def test_a_trainer_does_not_mix_runs(corpus):
+    model = torchwhisper.load_model(corpus["model"])
+    utterances = read_manifest(corpus["train"])
+    dataset = Dataset(utterances, [0.5] * len(utterances), model.dims)
+    options = TrainingOptions(steps=1, batch_size=1)
+    Trainer(model, dataset, corpus["out"], options, ranks=Ranks(device="cpu")).run()
+    with pytest.raises(ValueError, match=r"out holds a run already: resume\(\) it"):
+        Trainer(model, dataset, corpus["out"], options, ranks=Ranks(device="cpu")).run()
 
 
 def test_minutes_end_a_run(monkeypatch, capfd, corpus):

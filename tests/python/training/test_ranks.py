@@ -11,6 +11,7 @@ import torch
 from corpus import save_small_model, write_manifest
 
 import torchwhisper
+from torchwhisper.training import Ranks
 
 SRC = Path(torchwhisper.__file__).parents[1]
 
@@ -52,6 +53,14 @@ def train(corpus, out, world, *more, before=""):
 
 def weights(out):
     return torch.load(Path(out, "model.pt"), weights_only=True)["model_state_dict"]
+
+
+def test_the_device_of_a_rank(monkeypatch):
+    """One GPU without torchrun too, for which torch has "cuda" and wants an index."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert Ranks().device == Ranks(device="cuda").device == torch.device("cuda", 0)
+    assert Ranks(device="cpu").device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
