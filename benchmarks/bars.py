@@ -13,6 +13,7 @@ _COLOURS = {
     "faster-whisper": ("#b8651b", "#e3a869"),
     "CTranslate2": ("#b8651b", "#e3a869"),
     "whisper.cpp": ("#3f7d3a", "#93c08e"),
+    "transformers": ("#7a4fa3",),
 }
 
 

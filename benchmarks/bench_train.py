@@ -13,8 +13,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import bars
 import common
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,7 @@ def main() -> None:
     if options.device == "cuda":
         title += f" ({torch.cuda.get_device_name()}), bf16 autocast"
     common.write_results("train", title, options, data, table(data, options.batch))
+    draw(data, title, options.results)
 
 
 def available(engine: str) -> bool:
@@ -85,13 +88,29 @@ def table(data: dict[str, Any], batch: int) -> str:
         reference = kinds.get(f"{common.REFERENCE} / none / whole")
         for kind, found in kinds.items():
             spread = common.Spread.of(found["seconds"])
-            ratio = spread.median / statistics.median(reference["seconds"]) if reference else float("nan")
+            ratio = spread.median / statistics.median(reference["seconds"]) if reference else None
             peak = f"{found['peak'] / 2**30:.2f}"
             speed = f"{batch / spread.median:.2f}"
-            rows.append([size, *kind.split(" / "), spread.text(3), speed, f"{ratio:.2f}", peak])
+            against = common.shown(ratio, "{:.2f}")
+            rows.append([size, *kind.split(" / "), spread.text(3), speed, against, peak])
     header = ["size", "engine", "checkpointing", "loss", "s per step (min / median / max)"]
     header += ["windows/s", "time against the reference's", "peak GiB"]
     return common.markdown_table(header, rows)
+
+
+def draw(data: dict[str, Any], title: str, results: Path) -> None:
+    """Two figures, of time and of memory: a group of bars for each size and policy."""
+    seconds: dict[str, dict[str, common.Spread]] = {}
+    peaks: dict[str, dict[str, common.Spread]] = {}
+    for size, kinds in data.items():
+        for kind, found in kinds.items():
+            engine, policy, loss = kind.split(" / ")
+            group = f"{size}\nkeeps all" if policy == "none" else f"{size}\n{policy}"
+            name = f"{engine}, loss in pieces" if loss == "chunked" else engine
+            seconds.setdefault(group, {})[name] = common.Spread.of(found["seconds"])
+            peaks.setdefault(group, {})[name] = common.Spread.of([found["peak"] / 2**30])
+    bars.draw(seconds, title, "seconds per step", results / "train.svg")
+    bars.draw(peaks, title, "peak memory, GiB", results / "train_memory.svg")
 
 
 # ----------------------------------------------------------------------------------------------------------

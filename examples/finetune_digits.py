@@ -43,6 +43,8 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    if (args.out / "checkpoints").exists():
+        sys.exit(f"{args.out} holds a run already: remove it, or name another folder by --out")
     torch.set_num_threads(args.threads)
     began = time.monotonic()
 
@@ -74,7 +76,6 @@ def main() -> None:
 
 def write_manifests(recordings: Path, out: Path, held_out: list[str] | None) -> tuple[Path, Path]:
     """Two manifests, for training and for the test."""
-    out.mkdir(parents=True, exist_ok=True)
     lines: tuple[list[str], list[str]] = ([], [])
     for path in sorted(recordings.glob("*.wav")):
         if (match := NAME.fullmatch(path.name)) is None:
@@ -84,7 +85,11 @@ def write_manifests(recordings: Path, out: Path, held_out: list[str] | None) -> 
         entry = {"audio": str(path.resolve()), "text": WORDS[int(digit)], "language": "en"}
         lines[is_test].append(json.dumps(entry))
     if not all(lines):
-        sys.exit(f"{recordings} has no recordings named digit_speaker_index.wav for training and test")
+        of_whom = f" of {', '.join(held_out)} and of others" if held_out else ""
+        sys.exit(
+            f"{recordings} has no recordings named digit_speaker_index.wav{of_whom} for training and test"
+        )
+    out.mkdir(parents=True, exist_ok=True)
     manifests = out / "train.jsonl", out / "test.jsonl"
     for manifest, entries in zip(manifests, lines, strict=True):
         manifest.write_text("\n".join(entries) + "\n")

@@ -103,6 +103,9 @@ def test_train(tmp_path: Path) -> None:
     )
     assert "| tiny | torchwhisper | block | chunked |" in table
     assert "| tiny | openai-whisper | block | whole |" in table
+    if util.find_spec("matplotlib") is not None:
+        for figure, said in (("train.svg", "seconds per step"), ("train_memory.svg", "peak memory, GiB")):
+            assert said in (tmp_path / "results" / figure).read_text()
 
 
 def test_mel(tmp_path: Path) -> None:
