@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from . import _extension as _extension  # isort: skip (says what is wrong if the engine cannot be loaded)
-from . import _bundled, _checkpoint, _compute_type, _hub, _hugging_face
+from . import _block_training, _bundled, _checkpoint, _compute_type, _hub, _hugging_face
 from ._compat import activate as activate
 from ._development import get_cmake_dir as get_cmake_dir
 from ._development import get_include as get_include
@@ -111,7 +111,8 @@ def load_model(
     Returns the model, by default with parameters that require gradients and in training mode, as
     openai-whisper does. The alignment heads are the model's own where its name or its files tell them, else
     the upper half of the decoder.
-    Raises ValueError for a compute type that is unknown or that the device does not compute fast.
+    Raises ValueError for a compute type that is unknown or that the device does not compute fast, and for an
+    unknown policy.
     Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
     is not a sound Whisper checkpoint; URLError where a download fails.
     """
@@ -119,6 +120,7 @@ def load_model(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.empty(0, device=device)  # a device that is not there fails here, not after the download
     _compute_type.check(compute_type, device)
+    _block_training.BlockTraining(checkpointing).checked()
     mapped = compute_type != "default" and device.type == "cpu"
     checkpoint = _read(name, download_root, in_memory, mapped)
     model = _checkpoint.build(checkpoint, name, device, compute_type)

@@ -39,8 +39,8 @@ class BlockTraining(NamedTuple):
             raise ValueError(
                 f"the checkpointing policy is {self.policy!r}, expected None or one of {', '.join(POLICIES)}"
             )
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}, expected at least 1")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every is {self.every!r}, expected a whole number, at least 1")
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"stochastic_depth is {self.stochastic_depth}, expected a probability below 1")
         return self

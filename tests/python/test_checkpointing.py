@@ -314,6 +314,8 @@ def test_copies_keep_the_setting(model, mel, tokens):
 def test_load_model_takes_the_policy():
     assert torchwhisper.load_model("demo", checkpointing="mlp").encoder.block_training.policy == "mlp"
     assert torchwhisper.load_model("demo").decoder.block_training.policy is None
+    with pytest.raises(ValueError, match="policy is 'all'"):  # before a download
+        torchwhisper.load_model("/no/such/model.pt", checkpointing="all")
 
 
 def test_wrong_settings_are_refused(model):
@@ -321,6 +323,8 @@ def test_wrong_settings_are_refused(model):
         model.enable_checkpointing("blocks")
     with pytest.raises(ValueError, match="every is 0"):
         model.enable_checkpointing("block", every=0)
+    with pytest.raises(ValueError, match=r"every is 1\.5, expected a whole number"):
+        model.enable_checkpointing("block", every=1.5)
     with pytest.raises(ValueError, match="probability"):
         model.set_stochastic_depth(1.0)
     assert model.encoder.block_training.policy is None
