@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -42,8 +43,7 @@ def save_model(model: Whisper, path: str | os.PathLike[str], format: str | None 
     heads = model.alignment_heads.to_dense().nonzero().tolist()
     if format == "pt":
         content = {"dims": dict(vars(model.dims)), "model_state_dict": state, "alignment_heads": heads}
-        with _replacing(path) as temporary:
-            torch.save(content, temporary)
+        write_torch(content, path)
         return
     dims = json.dumps(vars(model.dims))
     notes = {"format": "pt", "dims": dims, "alignment_heads": json.dumps(heads)}
@@ -75,6 +75,16 @@ def _tensors(model: Whisper) -> dict[str, Tensor]:
         seen.add(storage.data_ptr())
         result[key] = copy
     return result
+
+
+def write_torch(content: Any, path: str) -> None:
+    """torch.save() to a file that is whole or absent. Raises RuntimeError where the disk is full, say."""
+    with _replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # of how much torch wrote, whatever the reason is
+            free = shutil.disk_usage(os.path.dirname(temporary) or ".").free / 1e6
+            raise RuntimeError(f"{path} cannot be written, {free:.0f} MB are free there: {error}") from None
 
 
 def _write_safetensors(state: dict[str, Tensor], path: str, notes: dict[str, str]) -> None:

@@ -93,6 +93,18 @@ def test_a_fault_leaves_the_old_file(model, tmp_path, monkeypatch, name, error):
     assert len(files(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_full_disk_is_named(model, tmp_path, monkeypatch):
+    """torch tells of it by two positions in the file."""
+
+    def save(*given):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7254976 vs 7254868")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match=r"model\.pt cannot be written, \d+ MB are free there: "):
+        torchwhisper.save_model(model, tmp_path / "model.pt")
+    assert not files(tmp_path)
+
+
 def test_other_layers_are_refused(model, tmp_path):
     model.encoder.blocks[0].attn.query = nn.Sequential(model.encoder.blocks[0].attn.query)
     with pytest.raises(RuntimeError, match=r"lacks encoder\.blocks\.0\.attn\.query\.weight"):

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from .._save import _replacing
+from .._save import write_torch
 from .distributed import Ranks, whole
 
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -58,8 +58,7 @@ def save(
     if not ranks.is_main:
         return
     os.makedirs(folder, exist_ok=True)
-    with _replacing(path_of(folder, step)) as temporary:
-        torch.save(content, temporary)
+    write_torch(content, path_of(folder, step))
     for name in _complete(folder)[:-keep]:
         os.remove(os.path.join(folder, name))
     for name in os.listdir(folder):

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
 from .._block_training import POLICIES
 from . import checkpoint
@@ -107,11 +108,15 @@ def cli() -> None:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    if isinstance(error, dist.DistError) or "gloo/transport" in said:
+        return f"another rank has ended or cannot be reached: {said}"
+    return said
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"warning: {' '.join(str(message).split())}")
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not issubclass(category, (DeprecationWarning, FutureWarning)):  # those are for programmers
+        _say(f"warning: {' '.join(str(message).split())}")
 
 
 def _say(line: str) -> None:

@@ -120,6 +120,18 @@ def test_the_error_of_one_rank_ends_all(corpus, tmp_path):
         assert "the disk is gone" in text and "Traceback" not in text
 
 
+def test_a_rank_that_is_killed_ends_all(corpus, tmp_path):
+    before = "import os, signal\nfrom torchwhisper.training import Trainer\nstep = Trainer._train_step\n"
+    before += "def gone(self, *given):\n"
+    before += "    if self.step == 2 and os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+    before += "    step(self, *given)\n"
+    before += "Trainer._train_step = gone"
+    status, said = train(corpus, tmp_path / "out", 2, "--batch-size", "2", before=before)
+    assert status == [1, -9]
+    assert "rank 0: another rank has ended" in said[0] and "Traceback" not in said[0]
+    assert "warning" not in said[0]
+
+
 def test_torchrun(corpus, tmp_path):
     entry = tmp_path / "entry.py"
     entry.write_text("from torchwhisper.training.cli import cli\ncli()\n")
