@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _compute_type, _plain_tree
+from . import _compute_type, _finite, _plain_tree
 from .model import ModelDimensions, Whisper
 
 # Far above every model there is; they only stop absurd sizes before anything is allocated.
@@ -127,6 +127,9 @@ def build(checkpoint: Checkpoint, name: str, device: torch.device, compute_type:
                 parameter.copy_(checkpoint.state.pop(checkpoint.key(key)))
     else:
         _take_over(model, checkpoint, device, compute_type)
+    # Tensors that were left in the file stay unread until the engine packs them.
+    if compute_type == "default" or device.type != "cpu":
+        _warn_unless_finite(model, name)
     if checkpoint.dump is not None:
         model.set_alignment_heads(checkpoint.dump)
     elif checkpoint.heads is not None:
@@ -142,6 +145,13 @@ def _take_over(model: Whisper, checkpoint: Checkpoint, device: torch.device, com
         tensors[key] = tensor.to(device, dtype).contiguous()
     model.load_state_dict(tensors, assign=True)
     model.compute_type = compute_type
+
+
+def _warn_unless_finite(model: Whisper, name: str) -> None:
+    if (bad := _finite.bad_parameter(model)) is not None:
+        warnings.warn(
+            f"the model {name} is damaged and may not decode: its {bad} holds NaN or infinity", stacklevel=4
+        )
 
 
 def _set_heads(model: Whisper, heads: Any, name: str) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 
-from . import _C, _compute_type, _engine
+from . import _C, _compute_type, _engine, _finite
 from .audio import CHUNK_LENGTH
 from .tokenizer import Tokenizer, get_tokenizer
 from .utils import compression_ratio
@@ -556,6 +556,7 @@ class DecodingTask:
 
         Raises:
             TypeError: the features' dtype is not what `options.fp16` asks for.
+            ValueError: the model's weights or its features are not finite.
         """
         if mel.shape[0] == 0:
             return []
@@ -573,10 +574,15 @@ class DecodingTask:
                     DecodingResult(audio_features=f, language=language, language_probs=probs)
                     for f, language, probs in zip(features, languages, language_probs, strict=True)
                 ]
-            if engine is not None:
-                found = self._search_in_engine(engine, features, tokens)
-            else:
-                found = self._search(features, tokens)
+            try:
+                if engine is not None:
+                    found = self._search_in_engine(engine, features, tokens)
+                else:
+                    found = self._search(features, tokens)
+            except (RuntimeError, ValueError) as error:
+                if self.options.temperature > 0:  # nothing can be drawn from probabilities that are NaN
+                    _finite.check(self.model, features, error)
+                raise
         return self._results(features, languages, *found)
 
     def _search_in_engine(
@@ -622,6 +628,8 @@ class DecodingTask:
         sum_logprobs: list[float],
         no_speech_probs: list[float],
     ) -> list[DecodingResult]:
+        if any(map(np.isnan, sum_logprobs)):
+            _finite.check(self.model, features)
         texts = [self.tokenizer.decode(sequence).strip() for sequence in tokens]
         fields = (features, languages, tokens, texts, sum_logprobs, no_speech_probs)
         lengths = [len(field) for field in fields]

@@ -322,6 +322,32 @@ def test_the_callers_list_stays_as_it_was(model):
     assert mine == [1, 2]
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["encoder.conv1.bias", "decoder.blocks.1.mlp.0.weight", "decoder.ln.bias"])
+@pytest.mark.parametrize("options", [{}, {"beam_size": 2}, {"temperature": 0.5, "best_of": 2}], ids=str)
+def test_weights_that_are_no_numbers(model, lane, mel, name, bad, options):
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[1] = bad
+    with pytest.raises(ValueError, match=f"the model cannot decode: its {name} holds NaN or infinity"):
+        results(model, mel, **options)
+
+
+def test_features_that_are_no_numbers(model, lane, mel):
+    mel[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"the audio features hold NaN or infinity: so does the log-mel$"):
+        results(model, mel)
+    features = model.encoder(mel).detach().half()
+    with pytest.raises(ValueError, match=r"float16 is too narrow for this model: try fp16=False"):
+        results(model, features, fp16=True)
+
+
+def test_nothing_but_forbidden_tokens_is_nobody_s_fault(pair, lane, mel):
+    everything = {**DECODE, "suppress_tokens": list(range(51865)), "sample_len": 2}
+    wanted = theirs.decode(pair[0], mel[0], theirs.DecodingOptions(**everything))
+    got = ours.decode(pair[1], mel[0], ours.DecodingOptions(**everything))
+    assert np.isnan(wanted.avg_logprob) and np.isnan(got.avg_logprob)
+
+
 def test_an_empty_best_candidate(model, lane, mel):
     """The reference divides by its length."""
     task = ours.DecodingTask(

@@ -153,6 +153,24 @@ class TestCheckpointFiles:
         absent = heads is None or (isinstance(heads, list) and not heads)
         assert said == (not good and not absent)
 
+    @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+    def test_weights_that_are_no_numbers_are_warned_of(self, checkpoint, path, bad):
+        checkpoint["model_state_dict"]["decoder.ln.bias"] = torch.zeros(24).index_fill(
+            0, torch.tensor(3), bad
+        )
+        save(checkpoint, path)
+        with pytest.warns(
+            UserWarning, match=r"model\.pt is damaged and may not decode: its decoder\.ln\.bias holds"
+        ):
+            torchwhisper.load_model(path, device="cpu")
+
+    def test_great_weights_are_none_of_these(self, checkpoint, path):
+        checkpoint["model_state_dict"]["decoder.ln.bias"] = torch.full((24,), 3e38)
+        save(checkpoint, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torchwhisper.load_model(path, device="cpu")
+
     def test_does_not_touch_the_random_state(self, checkpoint, path):
         save(checkpoint, path)
         torch.manual_seed(7)

@@ -251,6 +251,20 @@ def test_sampling_draws_from_the_global_generator(pair, mel):
     assert found[0] == found[1]
 
 
+def test_weights_that_are_no_numbers(package, small, mel):
+    """The reference notices where it samples, and otherwise decodes what it likes."""
+    torch.nn.init.constant_(small.decoder.ln.bias, torch.nan)
+    with pytest.raises(
+        ValueError, match=r"Expected parameter logits|the model cannot decode: its decoder\.ln\.bias"
+    ):
+        package.root.decode(small, mel, options(package, temperature=0.5))
+    if package.is_reference:
+        assert np.isnan(package.root.decode(small, mel, options(package))[0].avg_logprob)
+    else:
+        with pytest.raises(ValueError, match=r"the model cannot decode: its decoder\.ln\.bias holds"):
+            package.root.decode(small, mel, options(package))
+
+
 SOT, EN, TRANSCRIBE, TRANSLATE, SOT_LM, SOT_PREV, NO_SPEECH, NO_TIMESTAMPS = (
     *(50258, 50259, 50359, 50358, 50360, 50361, 50362, 50363),
 )
