@@ -26,6 +26,11 @@ def decode_attempts(model: "Whisper", batch_size: int, attempts: list[Attempt]) 
     return [answers[number] for number in range(len(attempts))]
 
 
+def draws(attempts: list[Attempt]) -> bool:
+    """Whether they take random numbers, which the clips of one recording do in their order."""
+    return any(attempt.options.temperature > 0 for attempt in attempts)
+
+
 def _decode(model: "Whisper", attempts: list[Attempt]) -> list[DecodingResult]:
     if len(attempts) == 1:
         return [cast(DecodingResult, model.decode(attempts[0].audio, attempts[0].options))]

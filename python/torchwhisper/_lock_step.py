@@ -33,14 +33,23 @@ class _Open(NamedTuple):
     wanted: list[Attempt]
 
 
+def never(wanted: list[Attempt]) -> bool:
+    """For streams that do not wait for each other."""
+    return False
+
+
 def in_lock_step(
-    streams: Iterable[Stream[_T]], at_once: int, done: Callable[[int, _T | Exception], None]
+    streams: Iterable[Stream[_T]],
+    at_once: int,
+    done: Callable[[int, _T | Exception], None],
+    waits: Callable[[list[Attempt]], bool] = never,
 ) -> Stream[None]:
     """Advances streams together.
 
     Args:
         streams: opened one after the other, so that no more than `at_once` are open.
         done: told the number of a stream that has ended, and what it returned or raised.
+        waits: whether a wish may only be granted when all streams before its own have ended.
     """
     waiting: Iterator[tuple[int, Stream[_T]]] = enumerate(streams)
     running: dict[int, _Open] = {}
@@ -62,8 +71,10 @@ def in_lock_step(
                 advance(*following, answers=None)
             if not running:
                 return
-            answers = iter((yield [attempt for one in running.values() for attempt in one.wanted]))
-            for number, one in list(running.items()):
+            first = min(running)
+            asking = [(n, one) for n, one in running.items() if n == first or not waits(one.wanted)]
+            answers = iter((yield [attempt for _, one in asking for attempt in one.wanted]))
+            for number, one in asking:
                 advance(number, one.stream, list(islice(answers, len(one.wanted))))
     finally:
         for one in running.values():

@@ -217,7 +217,8 @@ def _transcribed(
         warnings.warn("Word-level timestamps on translations may not be reliable.", stacklevel=1)
 
     clips = _clips(settings.clip_timestamps, recording.content_frames)
-    parts = [[clip] for clip in clips] if settings.independent else [clips]
+    apart = settings.independent and takes_features(model)
+    parts = [[clip] for clip in clips] if apart else [clips]
     printed = InTurn(say)
     transcriptions = [
         Transcription(
@@ -235,7 +236,7 @@ def _transcribed(
     # Called by its module: front ends replace tqdm.tqdm there to show the progress themselves.
     with tqdm.tqdm(total=total, unit="frames", disable=settings.verbose is not False) as progress:
         streams = (one.run(part, progress.update) for one, part in zip(transcriptions, parts, strict=True))
-        yield from in_lock_step(streams, batch_size, ended)
+        yield from in_lock_step(streams, batch_size, ended, waits=_batch.draws)
     segments = [segment for one in transcriptions for segment in one.segments]
     return {
         "text": tokenizer.decode([token for one in transcriptions for token in one.spoken()]),

@@ -138,6 +138,33 @@ def test_clips_without_previous_text_are_one_batch(demo, recordings, batches):
     assert set(batches) == {1}
 
 
+@pytest.mark.parametrize("temperature", [0.5, (0.0, 0.4, 0.9)])
+def test_clips_draw_random_numbers_in_their_order(demo, recordings, batches, temperature):
+    """So that a seed gives what the reference gives, which takes them one by one."""
+    options = {
+        "clip_timestamps": "0,6,11,18,20,29,2,5",
+        "language": "en",
+        "condition_on_previous_text": False,
+    }
+    options |= {"temperature": temperature, "logprob_threshold": -0.2, "no_speech_threshold": None}
+    found = []
+    for batch_size in (1, 4):
+        torch.manual_seed(3)
+        found.append(transcribe(demo, recordings[1], **options, batch_size=batch_size))
+    assert {segment["temperature"] for segment in found[0]["segments"]} & {0.4, 0.5, 0.9}
+    assert_same(found[1:], found[:1])
+    assert (4 in batches) == (temperature != 0.5)
+
+
+def test_clips_of_a_model_from_elsewhere_come_in_their_order():
+    answers = [Answer([TIMESTAMP, 400 + i, TIMESTAMP + 1500]) for i in range(4)]
+    options = {"clip_timestamps": "0,50,10,60", "condition_on_previous_text": False}
+    (result,), _, _ = scripted(answers, 1, **options)
+    assert [(s["seek"], s["tokens"][1]) for s in result["segments"]] == [
+        *((0, 400), (3000, 401), (1000, 402), (4000, 403))
+    ]
+
+
 def test_an_empty_list_and_a_tuple(demo, recordings):
     assert torchwhisper.transcribe(demo, []) == []
     assert_same(transcribe(demo, (recordings[0],)), [transcribe(demo, recordings[0])])

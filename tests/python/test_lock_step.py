@@ -52,6 +52,20 @@ def test_no_more_are_open_than_wanted_and_the_next_one_takes_a_free_place():
     assert [number for number, _ in ended] == [0, 1, 2, 3]
 
 
+def test_some_wishes_are_granted_when_all_streams_before_have_ended():
+    asked = []
+
+    def answer(questions):
+        asked.append(questions)
+        return questions
+
+    streams = [counting("a", 2), counting("b", 3), counting("c", 1)]
+    waits = {("b1",), ("c0",)}
+    together = in_lock_step(streams, 3, lambda *_: None, waits=lambda wanted: tuple(wanted) in waits)
+    drive(together, answer)
+    assert asked == [["a0", "b0"], ["a1"], ["b1"], ["b2"], ["c0"]]
+
+
 def test_streams_in_lock_step_are_a_stream():
     def nested(name):
         found = {}
