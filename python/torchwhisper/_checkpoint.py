@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _compute_type, _finite, _plain_tree
+from . import _compute_type, _finite, _foreign, _plain_tree
 from .model import ModelDimensions, Whisper
 
 # Far above every model there is; they only stop absurd sizes before anything is allocated.
@@ -52,13 +52,19 @@ def read(source: str | bytes, name: str, mapped: bool = False) -> Checkpoint:
     content = unpickle(source, name, mapped)
     for key in ("dims", "model_state_dict"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            hint = ""
-            if isinstance(content, dict) and any("embed_positions" in str(name) for name in content):
-                hint = "; its tensors have Hugging Face names: give the folder that holds it and config.json"
             raise RuntimeError(
-                f"Model {name} is not a Whisper checkpoint: it has no dictionary {key!r}{hint}"
+                f"Model {name} is not a Whisper checkpoint: it has no dictionary {key!r}{_hint(content)}"
             )
     return Checkpoint(content["dims"], content["model_state_dict"], content.get("alignment_heads"))
+
+
+def _hint(content: Any) -> str:
+    names = list(map(str, content)) if isinstance(content, dict) else []
+    if any("embed_positions" in name for name in names):
+        return "; its tensors have Hugging Face names: give the folder that holds it and config.json"
+    if "encoder.positional_embedding" in names:
+        return "; it is a state_dict alone: save_model() writes what is needed"
+    return ""
 
 
 def unpickle(source: str | bytes, name: str, mapped: bool = False) -> Any:
@@ -75,7 +81,10 @@ def unpickle(source: str | bytes, name: str, mapped: bool = False) -> Any:
         raise
     except Exception as error:  # torch.load lets many types of exceptions out
         if "GLOBAL" in str(error):  # the pickle names a function or a class
-            reason = "it holds more than tensors and plain values, and such a file is never run"
+            reason = (
+                "it holds more than tensors and plain values, and such a file is never run; "
+                "for a model that torch.save() wrote whole, load it where it is trusted and use save_model()"
+            )
         else:
             reason = "the file is corrupt or not a PyTorch checkpoint"
         raise RuntimeError(f"Model {name} cannot be loaded: {reason}") from error
@@ -88,12 +97,12 @@ def _check_archive(source: str | bytes, name: str) -> bool:
     """
     reason, stored = "", False
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        head = file.read(4)
+        head = file.read(64)
         size = file.seek(0, os.SEEK_END)
         if not head:
             reason = "the file is empty"
-        elif head in (b"lmgg", b"ggml", b"GGUF"):
-            reason = "it is a ggml file of whisper.cpp, expected a PyTorch checkpoint"
+        elif foreign := _foreign.kind_of_file(head):
+            reason = foreign
         elif zipfile.is_zipfile(file):
             try:
                 entries = zipfile.ZipFile(file).infolist()

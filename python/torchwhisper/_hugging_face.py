@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checkpoint
+from . import _checkpoint, _foreign
 from .model import ModelDimensions
 from .tokenizer import get_tokenizer
 
@@ -77,10 +77,7 @@ def read_folder(folder: str, name: str, in_memory: bool) -> _checkpoint.Checkpoi
             for part in _parts(folder, index, name):
                 state |= _read_weights(os.path.join(folder, part), name, in_memory)
             return _with_config(folder, state, name)
-    if os.path.isfile(os.path.join(folder, "model.bin")):
-        reason = "its model.bin is CTranslate2's (faster-whisper's), expected model.safetensors"
-    else:
-        reason = f"it is a directory without {' or '.join(_WEIGHTS)}"
+    reason = _foreign.kind_of_folder(folder) or f"it is a directory without {' or '.join(_WEIGHTS)}"
     raise RuntimeError(f"Model {name} cannot be loaded: {reason}")
 
 
@@ -97,6 +94,8 @@ def read_safetensors(path: str, name: str, in_memory: bool) -> _checkpoint.Check
         length = min(int.from_bytes(file.read(8), "little"), _GREATEST_HEADER)
         notes = json.loads(file.read(length)).get("__metadata__", {})
     if "dims" not in notes:
+        if _foreign.is_part(path):
+            raise RuntimeError(f"Model {name} cannot be loaded: it is one part of several: give their folder")
         return _with_config(os.path.dirname(path), state, name)
     try:
         dims, heads = json.loads(notes["dims"]), json.loads(notes.get("alignment_heads", "null"))
@@ -129,7 +128,15 @@ def _load_safetensors(source: str | bytes, name: str) -> dict[str, Any]:
     try:
         return load(source) if isinstance(source, bytes) else load_file(source)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise RuntimeError(f"Model {name} cannot be loaded: the safetensors file is damaged") from error
+        reason = _foreign.kind_of_file(_head(source)) or "the safetensors file is damaged"
+        raise RuntimeError(f"Model {name} cannot be loaded: {reason}") from error
+
+
+def _head(source: str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    with open(source, "rb") as file:
+        return file.read(64)
 
 
 def _parts(folder: str, index: str, name: str) -> list[str]:

@@ -191,7 +191,26 @@ class TestBadFolders:
         (saved / "model.safetensors").unlink()
         self.refuses(saved, r"it is a directory without model\.safetensors or pytorch_model\.bin")
         (saved / "model.bin").touch()
-        self.refuses(saved, r"its model\.bin is CTranslate2's")
+        self.refuses(
+            saved, r"a model of CTranslate2 \(faster-whisper\): give the model that it was converted"
+        )
+
+    def test_folders_of_other_programs(self, saved):
+        weights = saved / "model.safetensors"
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        for path in (saved, weights):
+            self.refuses(path, "it is a pointer of Git LFS: git lfs pull brings the file itself")
+        weights.unlink()
+        (saved / "best.pt").touch()
+        self.refuses(saved, r"it is a folder: give the file in it, .*best\.pt$")
+        (saved / "adapter_config.json").touch()
+        self.refuses(saved, "it is an adapter of PEFT: merge it with its model and save that")
+
+    def test_one_part_of_several(self, saved):
+        part = saved / "model-00001-of-00002.safetensors"
+        (saved / "model.safetensors").rename(part)
+        save_file(load_file(part), part)
+        self.refuses(part, "it is one part of several: give their folder")
 
     @pytest.mark.parametrize(
         ("index", "match"),

@@ -264,9 +264,31 @@ class TestBadFiles:
                 target.writestr(entry.filename, source.read(entry))
         self.refuses(packed, r"its .* bytes would unpack to 4,")
 
-    def test_a_file_of_whisper_cpp(self, path):
-        Path(path).write_bytes(b"lmgg" + bytes(400))
-        self.refuses(path, r"ggml file of whisper\.cpp")
+    @pytest.mark.parametrize(
+        ("head", "match"),
+        [
+            (b"lmgg", r"a ggml file of whisper\.cpp: give the model that it was converted from"),
+            (b"GGUF", r"a ggml file of whisper\.cpp"),
+            (
+                b"\6\0\0\0\x0c\0WhisperSpec\0",
+                r"a model of CTranslate2 \(faster-whisper\): give the model that",
+            ),
+            (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: git lfs pull brings"),
+            (b"\n<!DOCTYPE html><html>", "a web page: the download went wrong"),
+        ],
+    )
+    def test_files_of_other_programs(self, path, head, match):
+        Path(path).write_bytes(head + bytes(400))
+        self.refuses(path, match)
+
+    def test_a_state_dict_alone(self, checkpoint, path):
+        self.refuses(save(checkpoint["model_state_dict"], path), r"a state_dict alone: save_model\(\) writes")
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_model_that_was_saved_whole(self, path):
+        self.refuses(
+            save(torchwhisper.Whisper(DIMS), path), r"load it where it is trusted and use save_model\(\)"
+        )
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_is_never_run(self, checkpoint, path, tmp_path, monkeypatch):
