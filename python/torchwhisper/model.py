@@ -8,7 +8,7 @@ the decoder hand the very same tensors to the C++ engine instead; `_engine` deci
 import base64
 import gzip
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Optional, Tuple, cast  # noqa: F401, UP035
@@ -48,7 +48,21 @@ class ModelDimensions:
     n_text_layer: int
 
 
-class LayerNorm(nn.LayerNorm):
+class _Adopted(nn.Module):
+    """A module whose parameters the engine may hold: it gives them up where torch may exchange them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Adopted":
+        _engine.release()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    # What load_state_dict() of any module around this one calls.
+    def _load_from_state_dict(self, *args: Any) -> None:
+        _engine.release()
+        super()._load_from_state_dict(*args)
+
+
+class LayerNorm(_Adopted, nn.LayerNorm):
     """Computes in float32 and returns the dtype of `x`, also when the parameters are half."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +72,7 @@ class LayerNorm(nn.LayerNorm):
         return normed.to(x.dtype)
 
 
-class Linear(nn.Linear):
+class Linear(_Adopted, nn.Linear):
     """Casts its parameters to the dtype of `x` at every call."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +80,7 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
-class Conv1d(nn.Conv1d):
+class Conv1d(_Adopted, nn.Conv1d):
     """Casts its parameters to the dtype of `x` at every call."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,22 +113,12 @@ def disable_sdpa() -> Iterator[None]:
         MultiHeadAttention.use_sdpa = before
 
 
-class _Adopted(nn.Module):
-    """A module whose parameters the engine may hold: it gives them up where torch may exchange them."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Adopted":
-        _engine.release()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        _engine.release()
-        return super().load_state_dict(state_dict, strict, assign)
-
-
 class MultiHeadAttention(_Adopted):
+    """Attention of `n_head` heads over [batch, time, n_state], to itself or to audio features.
+
+    `use_sdpa` holds for all models: False computes step by step and returns the scores, see `disable_sdpa`.
+    """
+
     use_sdpa = True
 
     def __init__(self, n_state: int, n_head: int) -> None:
@@ -157,6 +161,7 @@ class MultiHeadAttention(_Adopted):
     def qkv_attention(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        """`forward` between the projections: q, k and v are [batch, time, n_state]."""
         n_ctx, n_state = q.shape[1:]
         q, k, v = (self._split_heads(t) for t in (q, k, v))  # [batch, n_head, time, n_state // n_head]
 
@@ -180,6 +185,8 @@ class MultiHeadAttention(_Adopted):
 
 
 class ResidualAttentionBlock(_Adopted):
+    """A layer: attention, in the decoder cross-attention, and an MLP, each added to what it was given."""
+
     def __init__(self, n_state: int, n_head: int, cross_attention: bool = False) -> None:
         super().__init__()
         self.attn = MultiHeadAttention(n_state, n_head)
@@ -197,6 +204,7 @@ class ResidualAttentionBlock(_Adopted):
         mask: Tensor | None = None,
         kv_cache: KvCache | None = None,
     ) -> Tensor:
+        """Computes [batch, n_ctx, n_state] from as much; the arguments are those of `MultiHeadAttention`."""
         x = x + self.attn(self.attn_ln(x), mask=mask, kv_cache=kv_cache)[0]
         if self.cross_attn is not None:
             assert self.cross_attn_ln is not None
@@ -205,6 +213,8 @@ class ResidualAttentionBlock(_Adopted):
 
 
 class AudioEncoder(_Adopted):
+    """Log-mel windows to audio features. `n_ctx` frames of 20 ms come out of twice as many that go in."""
+
     positional_embedding: Tensor
     block_training = BlockTraining()
 
@@ -244,6 +254,8 @@ class AudioEncoder(_Adopted):
 
 
 class TextDecoder(_Adopted):
+    """Tokens and audio features to logits. The output layer is the token embedding again."""
+
     mask: Tensor
     block_training = BlockTraining()
 
@@ -397,14 +409,17 @@ class Whisper(_Adopted):
 
     @property
     def device(self) -> torch.device:
+        """Where the first parameter is."""
         return next(self.parameters()).device
 
     @property
     def is_multilingual(self) -> bool:
+        """Whether the vocabulary has language tokens."""
         return self.dims.n_vocab >= 51865
 
     @property
     def num_languages(self) -> int:
+        """How many the vocabulary has; 99 for English-only models too, as in the reference."""
         return self.dims.n_vocab - 51765 - int(self.is_multilingual)
 
     def install_kv_cache_hooks(self, cache: KvCache | None = None) -> tuple[KvCache, list[RemovableHandle]]:

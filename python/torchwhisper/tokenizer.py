@@ -119,38 +119,47 @@ class Tokenizer:
 
     @cached_property
     def eot(self) -> int:
+        """Ends a text."""
         return self.encoding.eot_token
 
     @cached_property
     def transcribe(self) -> int:
+        """Asks for the words as they are spoken."""
         return self.special_tokens["<|transcribe|>"]
 
     @cached_property
     def translate(self) -> int:
+        """Asks for English."""
         return self.special_tokens["<|translate|>"]
 
     @cached_property
     def sot(self) -> int:
+        """Starts a text."""
         return self.special_tokens["<|startoftranscript|>"]
 
     @cached_property
     def sot_lm(self) -> int:
+        """Reserved for a language model."""
         return self.special_tokens["<|startoflm|>"]
 
     @cached_property
     def sot_prev(self) -> int:
+        """Starts the text before the window."""
         return self.special_tokens["<|startofprev|>"]
 
     @cached_property
     def no_speech(self) -> int:
+        """Predicted for silence."""
         return self.special_tokens["<|nospeech|>"]
 
     @cached_property
     def no_timestamps(self) -> int:
+        """Asks for text without timestamps."""
         return self.special_tokens["<|notimestamps|>"]
 
     @cached_property
     def timestamp_begin(self) -> int:
+        """0.00 s; each id after it is 0.02 s more."""
         return self.special_tokens["<|0.00|>"]
 
     @cached_property
@@ -169,15 +178,18 @@ class Tokenizer:
 
     @cached_property
     def all_language_tokens(self) -> tuple[int, ...]:
+        """One id per language that the vocabulary has."""
         tokens = [t for name, t in self.special_tokens.items() if name.strip("<|>") in LANGUAGES]
         return tuple(tokens)[: self.num_languages]
 
     @cached_property
     def all_language_codes(self) -> tuple[str, ...]:
+        """The languages of `all_language_tokens`, in that order."""
         return tuple(self.decode([token]).strip("<|>") for token in self.all_language_tokens)
 
     @cached_property
     def sot_sequence_including_notimestamps(self) -> tuple[int, ...]:
+        """`sot_sequence` for text without timestamps."""
         return (*self.sot_sequence, self.no_timestamps)
 
     @cached_property

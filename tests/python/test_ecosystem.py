@@ -160,9 +160,15 @@ class TestSwappedParameters:
             model(mel, tokens)
         return model
 
-    @pytest.mark.parametrize("part", ["", "encoder", "decoder"])
+    @pytest.mark.parametrize(
+        "part",
+        [
+            *("", "encoder", "decoder", "encoder.conv1", "encoder.blocks.0", "decoder.blocks.0.mlp"),
+            *("decoder.blocks.0.attn", "decoder.blocks.0.cross_attn.query", "decoder.ln"),
+        ],
+    )
     def test_half(self, package, small, mel, tokens, part):
-        weight = small.decoder.token_embedding.weight if part == "decoder" else small.encoder.conv1.weight
+        weight = next(small.get_submodule(part).parameters())
         self.used(package, small, mel, tokens).get_submodule(part).half()
         assert weight.dtype == torch.float16  # the same object, swapped in place
         if not package.is_reference and not part:
@@ -174,6 +180,13 @@ class TestSwappedParameters:
         wanted = decoded(package, other, mel)
         self.used(package, small, mel, tokens).load_state_dict(other.state_dict())
         assert decoded(package, small, mel) == wanted
+
+    @pytest.mark.parametrize("part", ["", "decoder", "decoder.blocks.1.attn.key"])
+    def test_load_state_dict_of_a_module_around_it(self, package, small, mel, tokens, part):
+        around = nn.ModuleDict({"model": self.used(package, small, mel, tokens).get_submodule(part)})
+        around.load_state_dict({name: tensor.clone() for name, tensor in around.state_dict().items()})
+        around.half()
+        assert {tensor.dtype for tensor in around.state_dict().values()} == {torch.float16}
 
 
 def test_bfloat16_and_back(package, small, mel, tokens):
