@@ -82,6 +82,9 @@ def dtw(x: Tensor) -> _Array:
     return _C.dtw(x, _C.Control()).numpy()
 
 
+_MEDIAN_FILTER, _DTW = median_filter, dtw
+
+
 @dataclass
 class WordTiming:
     """A word, its tokens, its start and end in seconds from the start of the window, its probability."""
@@ -120,8 +123,19 @@ def find_alignment(
     frames = len(range(qk.shape[-1])[: num_frames // 2])
     if frames > medfilt_width // 2:
         _check_width(medfilt_width)
-    path = _C.align(qk, len(sot), frames, medfilt_width, qk_scale, _C.Control())
-    return _word_timings(tokenizer, text_tokens, token_probabilities, path.numpy())
+    if median_filter is _MEDIAN_FILTER and dtw is _DTW:
+        path = _C.align(qk, len(sot), frames, medfilt_width, qk_scale, _C.Control()).numpy()
+    else:
+        path = _align_by_parts(qk[..., :frames], len(sot), medfilt_width, qk_scale)
+    return _word_timings(tokenizer, text_tokens, token_probabilities, path)
+
+
+def _align_by_parts(qk: Tensor, sot_length: int, medfilt_width: int, qk_scale: float) -> _Array:
+    """What the engine computes at once, for programs that replace one of its parts here."""
+    weights = (qk * qk_scale).softmax(dim=-1)
+    std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
+    smooth = median_filter((weights - mean) / std, medfilt_width)
+    return dtw(-smooth.mean(dim=0)[sot_length:-1])
 
 
 def _attention(model: "Whisper", tokens: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,21 @@ def test_keywords(package):
     assert (found["medfilt_width"].default, found["qk_scale"].default) == (7, 1.0)
 
 
+@pytest.mark.parametrize("part", ["median_filter", "dtw"])
+def test_parts_can_be_replaced(package, demo, tokenizer, window, monkeypatch, part):
+    """Programs put algorithms of their own into `whisper.timing`."""
+    text = tokenizer.encode(" ask not what your country can do for you.")
+    wanted = package.timing.find_alignment(demo, tokenizer, text, window, 1100)
+    stock, calls = getattr(package.timing, part), []
+    monkeypatch.setattr(
+        package.timing, part, lambda x, *rest: calls.append(tuple(x.shape)) or stock(x, *rest)
+    )
+    assert package.timing.find_alignment(demo, tokenizer, text, window, 1100) == wanted
+    heads = len(demo.alignment_heads.indices().T)
+    rows = len(text) + 2 + len(tokenizer.sot_sequence)
+    assert calls == [{"median_filter": (heads, rows, 550), "dtw": (len(text) + 1, 550)}[part]]
+
+
 def test_the_words_of_a_text(package, demo, tokenizer, window):
     text = tokenizer.encode(" ask not what your country can do for you.")
     words = package.timing.find_alignment(demo, tokenizer, text, window, 1100)
