@@ -114,7 +114,8 @@ def load_model(
     Raises ValueError for a compute type that is unknown or that the device does not compute fast, and for an
     unknown policy.
     Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
-    is not a sound Whisper checkpoint; URLError where a download fails.
+    is not a sound Whisper checkpoint; URLError where a download fails. Warns of weights that are not finite
+    (with a compute type on the CPU, where they are not read yet, the first decode says so).
     """
     name = os.fspath(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
