@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from . import decoding
 from ._lock_step import Answer, Attempt
 from ._recording import takes_features
-from .decoding import DecodingResult, DecodingTask, decode_together
+from .decoding import DecodingResult, decode_together
 
 if TYPE_CHECKING:
     from .model import Whisper
@@ -34,7 +35,7 @@ def draws(attempts: list[Attempt]) -> bool:
 def _decode(model: "Whisper", attempts: list[Attempt]) -> list[DecodingResult]:
     if len(attempts) == 1:
         return [cast(DecodingResult, model.decode(attempts[0].audio, attempts[0].options))]
-    tasks = [DecodingTask(model, attempt.options) for attempt in attempts]
+    tasks = [decoding.DecodingTask(model, attempt.options) for attempt in attempts]
     return decode_together(tasks, torch.stack([attempt.audio for attempt in attempts]))
 
 
@@ -59,7 +60,7 @@ def _likeness(model: "Whisper", attempt: Attempt) -> tuple[int, ...] | None:
     if options.temperature != 0 or round(beams * (options.patience or 1)) < beams:
         return None
     try:
-        task = DecodingTask(model, options)
+        task = decoding.DecodingTask(model, options)
     except Exception:
         return None  # it will say so itself
     return task.sample_begin, task.sot_index

@@ -30,7 +30,7 @@ from torch.utils._device import DeviceContext
 
 from . import _C, _compute_type, _mapped
 from ._block_training import BlockTraining
-from ._plain_tree import NotPlainError, Tree, hooks_of, model_module
+from ._plain_tree import NotPlainError, Tree, hooks_of, model_module, stock
 
 if TYPE_CHECKING:
     from .model import AudioEncoder, TextDecoder, Whisper
@@ -340,10 +340,10 @@ def _prepared_now(tree: Tree, dtype: torch.dtype) -> _C.Whisper | None:
 
 def _trees_of(model: nn.Module) -> tuple[Tree, ...] | str:
     """The trees below a model, or why the engine cannot compute it now."""
-    whisper = type(model) is model_module().Whisper
+    whisper = type(model) is stock().Whisper
     if whisper and "install_kv_cache_hooks" in vars(model):
         return "the model has its own install_kv_cache_hooks"
-    if not whisper and isinstance(model, model_module().Whisper):
+    if not whisper and isinstance(model, stock().Whisper):
         return f"{type(model).__qualname__} is a subclass of Whisper"
     halves = (model.encoder, model.decoder) if whisper else (model,)
     trees = []

@@ -24,6 +24,11 @@ def model_module() -> ModuleType:
     return model
 
 
+def stock() -> Any:
+    """The classes of `model.py` as it made them: programs put others under their names."""
+    return model_module()._STOCK
+
+
 class NotPlainError(Exception):
     """Says which part of a tree is not plain."""
 
@@ -95,7 +100,7 @@ _ANY = object()
 @functools.lru_cache(maxsize=2)
 def _layout(root: Any) -> dict[type, dict[str, type]]:
     """The children of each class of module below an encoder or a decoder, in their order."""
-    m = model_module()
+    m = stock()
     block: dict[str, type] = {"attn": m.MultiHeadAttention, "attn_ln": m.LayerNorm}
     if root is m.TextDecoder:
         block |= {"cross_attn": m.MultiHeadAttention, "cross_attn_ln": m.LayerNorm}
@@ -116,7 +121,7 @@ def _layout(root: Any) -> dict[type, dict[str, type]]:
 @functools.lru_cache(maxsize=1)
 def _settings() -> dict[type, dict[str, Any]]:
     """The settings that the engine takes for granted."""
-    m = model_module()
+    m = stock()
     return {
         m.Conv1d: {"stride": _ANY, "padding": (1,), "dilation": (1,), "groups": 1, "padding_mode": "zeros"},
         m.LayerNorm: {"eps": 1e-5},
@@ -128,7 +133,7 @@ def _settings() -> dict[type, dict[str, Any]]:
 
 def _walk(root: nn.Module) -> dict[str, nn.Module]:
     """The modules by name, level by level. Raises NotPlainError at what `model.py` would not make."""
-    m = model_module()
+    m = stock()
     if type(root) not in (m.AudioEncoder, m.TextDecoder):
         raise NotPlainError(f"{type(root).__name__} is not an encoder or decoder of torchwhisper.model")
     layout, named = _layout(cast(Any, type(root))), {"": root}
@@ -159,7 +164,7 @@ def _plain_children(
 
     children = cast(dict[str, nn.Module], state["_modules"])
     if type(module) is nn.ModuleList:
-        wanted_types = dict.fromkeys(map(str, range(len(children))), model_module().ResidualAttentionBlock)
+        wanted_types = dict.fromkeys(map(str, range(len(children))), stock().ResidualAttentionBlock)
     else:
         wanted_types = layout.get(type(module), {})
     for child_name, child in children.items():
@@ -176,7 +181,7 @@ _METHODS = {"forward", "_call_impl", "_conv_forward", "qkv_attention", "_split_h
 
 def _dims(root: nn.Module) -> dict[str, int]:
     """The dimensions of a walked encoder or decoder, under the names of ModelDimensions."""
-    kind = "audio" if type(root) is model_module().AudioEncoder else "text"
+    kind = "audio" if type(root) is stock().AudioEncoder else "text"
     state = cast(Any, root)
     heads = {block.attn.n_head for block in state.blocks}
     heads |= {block.cross_attn.n_head for block in state.blocks if block.cross_attn is not None}

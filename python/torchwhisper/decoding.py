@@ -662,20 +662,23 @@ _STOCK_PARTS: dict[type, frozenset[str]] = {
     SuppressTokens: frozenset({"suppress_tokens"}),
     ApplyTimestampRules: frozenset({"tokenizer", "sample_begin", "max_initial_timestamp_index"}),
 }
-_FILTER_ORDER = (SuppressBlank, SuppressTokens, ApplyTimestampRules)
+# Programs put other classes under the names of this module.
+_TASK, _INFERENCE, _RANKER = DecodingTask, PyTorchInference, MaximumLikelihoodRanker
+_GREEDY, _BEAM = GreedyDecoder, BeamSearchDecoder
+_FILTER_ORDER = _BLANK, _TOKENS, _RULES = SuppressBlank, SuppressTokens, ApplyTimestampRules
 
 
 def _why_not_stock(task: DecodingTask) -> str | None:
     """Why `task` differs from one that `DecodingTask.__init__` makes, in a way the engine does not know."""
-    if type(task) is not DecodingTask or _engine.patched(_SEALED):
+    if type(task) is not _TASK or _engine.patched(_SEALED):
         return "DecodingTask is subclassed or one of its classes is patched"
-    overridden = vars(task).keys() & vars(DecodingTask).keys()
+    overridden = vars(task).keys() & vars(_TASK).keys()
     if overridden:
         return f"the decoding task has its own {', '.join(sorted(overridden))}"
     for part, stock in (
-        (task.inference, (PyTorchInference,)),
-        (task.sequence_ranker, (MaximumLikelihoodRanker,)),
-        (task.decoder, (GreedyDecoder, BeamSearchDecoder)),
+        (task.inference, (_INFERENCE,)),
+        (task.sequence_ranker, (_RANKER,)),
+        (task.decoder, (_GREEDY, _BEAM)),
         *((f, _FILTER_ORDER) for f in task.logit_filters),
     ):
         if type(part) not in stock or vars(part).keys() != _STOCK_PARTS[type(part)]:
@@ -686,11 +689,10 @@ def _why_not_stock(task: DecodingTask) -> str | None:
 
 
 def _parts_agree(task: DecodingTask) -> bool:
-    inference, decoder = task.inference, task.decoder
-    assert isinstance(inference, PyTorchInference)
+    inference, decoder = cast(PyTorchInference, task.inference), task.decoder
     positions = [_FILTER_ORDER.index(type(f)) for f in task.logit_filters]
     filters = [vars(f) for f in task.logit_filters]
-    beam = isinstance(decoder, BeamSearchDecoder)
+    beam = type(decoder) is _BEAM
     return (
         type(task.tokenizer) is Tokenizer
         and inference.model is task.model
@@ -718,9 +720,9 @@ def _engine_options(task: DecodingTask) -> "_C.DecodingOptions":
     decoder = vars(task.decoder)
     filters = {type(f): vars(f) for f in task.logit_filters}
     vocabulary = range(task.model.dims.n_vocab)  # indexing it is as strict as indexing the logits
-    suppressed = filters.get(SuppressTokens, {}).get("suppress_tokens", [])
-    blank = [*task.tokenizer.encode(" "), task.tokenizer.eot] if SuppressBlank in filters else []
-    rules = filters.get(ApplyTimestampRules)
+    suppressed = filters.get(_TOKENS, {}).get("suppress_tokens", [])
+    blank = [*task.tokenizer.encode(" "), task.tokenizer.eot] if _BLANK in filters else []
+    rules = filters.get(_RULES)
     latest = rules["max_initial_timestamp_index"] if rules else None
     return _C.DecodingOptions(
         n_group=task.n_group,

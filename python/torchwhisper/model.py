@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Dict, Iterable, Optional, Tuple, cast  # noqa: F401, UP035
 
 import numpy as np
@@ -456,6 +457,16 @@ class Whisper(_Adopted):
     decode = decode_function
 
 
+_STOCK = SimpleNamespace(
+    Whisper=Whisper,
+    AudioEncoder=AudioEncoder,
+    TextDecoder=TextDecoder,
+    ResidualAttentionBlock=ResidualAttentionBlock,
+    MultiHeadAttention=MultiHeadAttention,
+    LayerNorm=LayerNorm,
+    Linear=Linear,
+    Conv1d=Conv1d,
+)
 _SEALED = _engine.seal(
     (
         *(AudioEncoder, TextDecoder, ResidualAttentionBlock, MultiHeadAttention, LayerNorm, Linear, Conv1d),

@@ -410,6 +410,37 @@ def _other_tokens(task):
 
 
 @pytest.mark.parametrize(
+    ("name", "method", "options"),
+    [
+        ("PyTorchInference", "logits", {}),
+        ("MaximumLikelihoodRanker", "rank", {}),
+        ("GreedyDecoder", "update", {}),
+        ("BeamSearchDecoder", "update", {"beam_size": 2}),
+        ("SuppressTokens", "apply", {}),
+        ("ApplyTimestampRules", "apply", {}),
+        ("DecodingTask", "_main_loop", {}),
+    ],
+)
+def test_a_class_under_a_name_of_ours_is_used(pair, mel, monkeypatch, name, method, options):
+    """Programs replace a class of the module by a subclass."""
+    counts = []
+    made = ours.DecodingTask(pair[1], ours.DecodingOptions(**DECODE, **options))
+    for module, model in zip((theirs, ours), pair, strict=True):
+        stock, calls = getattr(module, name), []
+
+        def call(self, *args, stock=stock, calls=calls):
+            calls.append(1)
+            return getattr(stock, method)(self, *args)
+
+        monkeypatch.setattr(module, name, type(name, (stock,), {method: call}))
+        found = module.decode(model, mel[0], module.DecodingOptions(**DECODE, **options))
+        counts.append((len(calls), found.tokens))
+    assert counts[0] == counts[1] and counts[0][0] > 0
+    with _engine.require():
+        assert made.run(mel[:1])[0].tokens == counts[0][1]  # its parts are those from before
+
+
+@pytest.mark.parametrize(
     "change",
     [
         _subclassed,

@@ -347,6 +347,25 @@ def test_a_patched_attention_function_is_honoured(model, mel, monkeypatch):
     assert len(calls) == SMALL["n_audio_layer"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AudioEncoder", "TextDecoder", "ResidualAttentionBlock", "MultiHeadAttention"),
+        *("LayerNorm", "Linear", "Conv1d"),
+    ],
+)
+def test_a_class_under_a_name_of_ours_is_honoured(name):
+    """Programs replace a class of the module before they build a model."""
+    code = (
+        "import sys, torchwhisper, torchwhisper.model as tm\n"
+        "name = sys.argv[1]\n"
+        "setattr(tm, name, type(name, (getattr(tm, name),), {}))\n"
+        "print(torchwhisper.explain(torchwhisper.load_model('demo', device='cpu')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Python path: ") and name in done.stdout
+
+
 def test_a_subclass_of_whisper_decodes_in_python(model, mel):
     class Mine(tm.Whisper):
         pass
