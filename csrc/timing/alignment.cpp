@@ -1,17 +1,42 @@
 #include "csrc/timing/alignment.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mean.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/std_mean.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/square.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "csrc/kernels/table.h"
 #include "csrc/timing/dtw.h"
 #include "csrc/timing/median_filter.h"
 
 namespace torchwhisper::timing {
+namespace {
+
+// Over the tokens: (x - mean) / standard deviation, in place. at::std_mean() takes three times as long.
+at::Tensor standardize(const at::Tensor& weights) {
+  weights.sub_(weights.mean(-2, /*keepdim=*/true));
+  return weights.div_(weights.square().mean(-2, /*keepdim=*/true).sqrt_());
+}
+
+// log(sum(exp(x))) of every row. x: [row, n] float32.
+std::vector<double> log_sum_exps(const at::Tensor& x) {
+  std::vector<double> sums(static_cast<std::size_t>(x.size(0)));
+  at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      sums[static_cast<std::size_t>(row)] = static_cast<double>(
+          kernels::kernels().log_sum_exp(x.const_data_ptr<float>() + row * x.stride(0), x.size(1)));
+    }
+  });
+  return sums;
+}
+
+}  // namespace
 
 at::Tensor alignment_matrix(const at::Tensor& qk, const AlignmentOptions& options, common::Control& control) {
   TORCH_CHECK_VALUE(qk.dim() == 3 && qk.size(0) > 0, "the attention scores have shape ", qk.sizes(),
@@ -25,11 +50,9 @@ at::Tensor alignment_matrix(const at::Tensor& qk, const AlignmentOptions& option
   }
   // weights: [head, token, frame]
   at::Tensor weights = qk.detach().narrow(2, 0, frames).to(at::kCPU);
-  weights = at::softmax(weights.mul(options.qk_scale), -1);
+  weights = at::softmax(options.qk_scale == 1.0 ? weights : weights.mul(options.qk_scale), -1);
   control.step(common::Stage::kAlign, 0);
-  const auto [deviation, mean] =
-      at::std_mean(weights, at::IntArrayRef{-2}, /*unbiased=*/false, /*keepdim=*/true);
-  weights = median_filter(weights.sub_(mean).div_(deviation), options.medfilt_width);
+  weights = median_filter(standardize(weights), options.medfilt_width);
   control.step(common::Stage::kAlign, 0);
   return weights.mean(0).slice(0, options.sot_length, -1);
 }
@@ -50,10 +73,15 @@ std::vector<double> token_probabilities(const at::Tensor& logits,
     TORCH_CHECK_INDEX(token >= 0 && token < text.size(1), "text token ", token,
                       " is out of range, expected 0 to ", text.size(1) - 1);
   }
-  const at::Tensor chosen = at::tensor(text_tokens, at::kLong).unsqueeze(1).to(text.device());
-  const at::Tensor probabilities = at::softmax(text, -1).gather(1, chosen).to(at::kCPU, at::kDouble);
-  const auto* first = probabilities.const_data_ptr<double>();
-  return {first, first + count};
+  const at::Tensor on_cpu = text.to(at::kCPU, at::kFloat);
+  const std::vector<double> sums = log_sum_exps(on_cpu);
+  std::vector<double> probabilities;
+  probabilities.reserve(text_tokens.size());
+  for (std::size_t i = 0; i < text_tokens.size(); ++i) {
+    const float* row = on_cpu.const_data_ptr<float>() + static_cast<std::int64_t>(i) * on_cpu.stride(0);
+    probabilities.push_back(std::exp(static_cast<double>(row[text_tokens[i]]) - sums[i]));
+  }
+  return probabilities;
 }
 
 }  // namespace torchwhisper::timing
