@@ -49,8 +49,7 @@ at::Tensor Inference::step(const std::vector<Sequence>& sequences) {
   for (const Sequence& sequence : sequences) {
     last.push_back(sequence.back());
   }
-  const at::Tensor tokens = to_tensor(last, static_cast<std::int64_t>(last.size()));
-  hidden_ = whisper_->decoder->advance(tokens, memory_, state_).select(1, 0);
+  hidden_ = whisper_->decoder->advance_by_one(last, memory_, state_);
   const auto* head = drafts_ ? whisper_->decoder->prepared_head(hidden_) : nullptr;
   drafted_ = head != nullptr && steps_without_drafts_ == 0;
   if (drafted_) {

@@ -12,9 +12,38 @@ namespace {
 
 constexpr double kForbidden = -std::numeric_limits<double>::infinity();
 
-void forbid(const at::Tensor& logits, std::int64_t begin, std::int64_t end) {
-  if (begin < end) {
-    logits.slice(-1, begin, end).fill_(kForbidden);
+// On a CPU a few writes are done long before an operation of ATen has begun.
+float* row_on_cpu(const at::Tensor& logits, std::int64_t row) {
+  return logits.mutable_data_ptr<float>() + row * logits.stride(0);
+}
+
+// Of one row; what lies beyond the vocabulary is passed over.
+void forbid(const at::Tensor& logits, std::int64_t row, std::int64_t begin, std::int64_t end) {
+  end = std::min(end, logits.size(1));
+  if (begin >= end) {
+    return;
+  }
+  if (logits.is_cpu()) {
+    std::fill(row_on_cpu(logits, row) + begin, row_on_cpu(logits, row) + end, static_cast<float>(kForbidden));
+  } else {
+    logits[row].slice(0, begin, end).fill_(kForbidden);
+  }
+}
+
+// Of all rows.
+void forbid(const at::Tensor& logits, const at::Tensor& tokens) {
+  if (!logits.is_cpu()) {
+    logits.index_fill_(1, tokens, kForbidden);
+    return;
+  }
+  const std::int64_t n_vocab = logits.size(1);
+  const std::int64_t* first = tokens.const_data_ptr<std::int64_t>();
+  for (const std::int64_t* token = first; token != first + tokens.numel(); ++token) {
+    TORCH_CHECK_INDEX(*token >= -n_vocab && *token < n_vocab, "index ", *token,
+                      " is out of bounds for dimension 1 with size ", n_vocab);
+    for (std::int64_t row = 0; row < logits.size(0); ++row) {
+      row_on_cpu(logits, row)[*token < 0 ? *token + n_vocab : *token] = static_cast<float>(kForbidden);
+    }
   }
 }
 
@@ -51,7 +80,7 @@ SuppressBlank::SuppressBlank(const std::vector<std::int64_t>& tokens, std::int64
 
 void SuppressBlank::apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const {
   if (at_first_token(sequences, sample_begin_)) {
-    logits.index_fill_(1, tokens_, kForbidden);
+    forbid(logits, tokens_);
   }
 }
 
@@ -59,7 +88,7 @@ SuppressTokens::SuppressTokens(const std::vector<std::int64_t>& tokens, at::Devi
     : tokens_(at::tensor(tokens, at::kLong).to(device)) {}
 
 void SuppressTokens::apply(at::Tensor& logits, const std::vector<Sequence>& /*sequences*/) const {
-  logits.index_fill_(1, tokens_, kForbidden);
+  forbid(logits, tokens_);
 }
 
 ApplyTimestampRules::ApplyTimestampRules(const DecodingOptions& options)
@@ -70,39 +99,41 @@ ApplyTimestampRules::ApplyTimestampRules(const DecodingOptions& options)
       max_initial_timestamp_index_(options.max_initial_timestamp_index) {}
 
 void ApplyTimestampRules::apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const {
-  if (no_timestamps_ >= 0) {
-    forbid(logits, no_timestamps_, no_timestamps_ + 1);
-  }
-  for (std::size_t row = 0; row < sequences.size(); ++row) {
-    apply_pairing(logits[static_cast<std::int64_t>(row)], sequences[row]);
-  }
-  if (at_first_token(sequences, sample_begin_)) {
-    apply_first_timestamp(logits);
+  const bool first = at_first_token(sequences, sample_begin_);
+  for (std::int64_t row = 0; row < logits.size(0); ++row) {
+    if (no_timestamps_ >= 0) {
+      forbid(logits, row, no_timestamps_, no_timestamps_ + 1);
+    }
+    apply_pairing(logits, row, sequences[static_cast<std::size_t>(row)]);
+    if (first) {
+      apply_first_timestamp(logits, row);
+    }
   }
 }
 
-void ApplyTimestampRules::apply_pairing(const at::Tensor& row, const Sequence& sequence) const {
+void ApplyTimestampRules::apply_pairing(const at::Tensor& logits, std::int64_t row,
+                                        const Sequence& sequence) const {
   const std::size_t n_sampled = sequence.size() - sample_begin_;
   const auto is_timestamp = [&](std::int64_t token) { return token >= timestamp_begin_; };
   const bool last = n_sampled >= 1 && is_timestamp(sequence[sequence.size() - 1]);
   const bool penultimate = n_sampled < 2 || is_timestamp(sequence[sequence.size() - 2]);
   if (last && penultimate) {
-    forbid(row, timestamp_begin_, row.size(0));  // a pair is complete: text comes next
+    forbid(logits, row, timestamp_begin_, logits.size(1));  // a pair is complete: text comes next
   } else if (last) {
-    forbid(row, 0, eot_);  // a pair is open: no text
+    forbid(logits, row, 0, eot_);  // a pair is open: no text
   }
   const auto latest = std::find_if(
       sequence.rbegin(), sequence.rend() - static_cast<std::ptrdiff_t>(sample_begin_), is_timestamp);
   if (latest != sequence.rend() - static_cast<std::ptrdiff_t>(sample_begin_)) {
     // A segment may end where it began only by repeating the timestamp as the next one's start.
-    forbid(row, timestamp_begin_, last && !penultimate ? *latest : *latest + 1);
+    forbid(logits, row, timestamp_begin_, last && !penultimate ? *latest : *latest + 1);
   }
 }
 
-void ApplyTimestampRules::apply_first_timestamp(at::Tensor& logits) const {
-  forbid(logits, 0, timestamp_begin_);
+void ApplyTimestampRules::apply_first_timestamp(const at::Tensor& logits, std::int64_t row) const {
+  forbid(logits, row, 0, timestamp_begin_);
   if (max_initial_timestamp_index_ >= 0) {
-    forbid(logits, timestamp_begin_ + max_initial_timestamp_index_ + 1, logits.size(1));
+    forbid(logits, row, timestamp_begin_ + max_initial_timestamp_index_ + 1, logits.size(1));
   }
 }
 
@@ -110,7 +141,7 @@ void TimestampProbability::apply(at::Tensor& logits, const std::vector<Sequence>
   const std::vector<bool> win = timestamps_win(logits, timestamp_begin_);
   for (std::int64_t row = 0; row < logits.size(0); ++row) {
     if (win[static_cast<std::size_t>(row)]) {
-      forbid(logits[row], 0, timestamp_begin_);
+      forbid(logits, row, 0, timestamp_begin_);
     }
   }
 }

@@ -49,8 +49,8 @@ class TORCHWHISPER_API ApplyTimestampRules : public LogitFilter {
   void apply(at::Tensor& logits, const std::vector<Sequence>& sequences) const override;
 
  private:
-  void apply_pairing(const at::Tensor& row, const Sequence& sequence) const;
-  void apply_first_timestamp(at::Tensor& logits) const;
+  void apply_pairing(const at::Tensor& logits, std::int64_t row, const Sequence& sequence) const;
+  void apply_first_timestamp(const at::Tensor& logits, std::int64_t row) const;
 
   std::int64_t timestamp_begin_;
   std::int64_t no_timestamps_;

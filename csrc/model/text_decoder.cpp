@@ -1,7 +1,10 @@
 #include "csrc/model/text_decoder.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <c10/core/GradMode.h>
+
+#include <algorithm>
 
 #include "csrc/model/block_list.h"
 #include "csrc/nn/functional.h"
@@ -24,6 +27,16 @@ void check_sequences(const at::Tensor& tokens, const at::Tensor& features, std::
   TORCH_CHECK_VALUE(n_sequence == n_audio || n_sequence == 1 || n_audio == 1, "got ", n_sequence,
                     " token sequences and ", n_audio,
                     " audio features, expected as many of one as of the other");
+}
+
+// y += table[row]. table: [row, n], of floats or shorter ones on a CPU.
+void add_row(const at::Tensor& table, std::int64_t row, float* y) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, table.scalar_type(), "add_row", [&] {
+    const auto* from = table.const_data_ptr<scalar_t>() + row * table.stride(0);
+    for (std::int64_t i = 0; i < table.size(1); ++i) {
+      y[i] += static_cast<float>(from[i * table.stride(1)]);
+    }
+  });
 }
 
 }  // namespace
@@ -50,10 +63,14 @@ TextDecoderImpl::TextDecoderImpl(const ModelDimensions& dims, const nn::Weights&
   ln = register_module("ln", nn::LayerNorm(given["ln"], dims.n_text_state));
 }
 
+void TextDecoderImpl::check_length(std::int64_t n_token) const {
+  TORCH_CHECK_VALUE(n_token <= positional_embedding.size(0), "the sequence has ", n_token,
+                    " tokens, the model takes at most ", positional_embedding.size(0));
+}
+
 at::Tensor TextDecoderImpl::embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype) {
   const std::int64_t end = offset + tokens.size(-1);
-  TORCH_CHECK_VALUE(end <= positional_embedding.size(0), "the sequence has ", end,
-                    " tokens, the model takes at most ", positional_embedding.size(0));
+  check_length(end);
   // Prepared weights may come in a shorter type than what is computed in; the sum should not be rounded.
   const at::ScalarType wide =
       head_ ? at::promote_types(token_embedding.scalar_type(), dtype) : token_embedding.scalar_type();
@@ -80,30 +97,47 @@ at::Tensor TextDecoderImpl::hidden(const at::Tensor& tokens, const at::Tensor& f
   return ln(x);
 }
 
+// Those of each layer, each head once.
+std::vector<std::vector<std::int64_t>> TextDecoderImpl::heads_of_layers(
+    const std::vector<std::pair<std::int64_t, std::int64_t>>& heads) const {
+  TORCH_CHECK_VALUE(!heads.empty(), "the model has no alignment heads");
+  const auto n_layer = static_cast<std::int64_t>(blocks.size());
+  const std::int64_t n_head = blocks.front()->attn->n_head;
+  std::vector<std::vector<std::int64_t>> wanted(blocks.size());
+  for (const auto& [layer, head] : heads) {
+    TORCH_CHECK_VALUE(layer >= 0 && layer < n_layer && head >= 0 && head < n_head, "alignment head (", layer,
+                      ", ", head, ") does not exist in a decoder of ", n_layer, " layers with ", n_head,
+                      " heads");
+    auto& of_layer = wanted[static_cast<std::size_t>(layer)];
+    if (std::find(of_layer.begin(), of_layer.end(), head) == of_layer.end()) {
+      of_layer.push_back(head);
+    }
+  }
+  return wanted;
+}
+
 TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
     const at::Tensor& tokens, const AudioMemory& memory,
     const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, common::Control& control) {
   TORCH_CHECK_VALUE(tokens.dim() == 2 && tokens.size(0) == 1 && memory.n_audio() == 1,
                     "alignment takes one sequence, got tokens of shape ", tokens.sizes(), " and ",
                     memory.n_audio(), " audio features");
+  const std::vector<std::vector<std::int64_t>> wanted = heads_of_layers(heads);
   const at::Tensor visible = mask.slice(0, 0, tokens.size(1)).slice(1, 0, tokens.size(1));
   at::Tensor x = embed(tokens, 0, memory.dtype);
-  std::vector<at::Tensor> layers;  // [head, time, frame] each
+  std::vector<at::Tensor> layers;  // [wanted head, time, frame] each
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const auto scored = blocks[i]->decode_with_scores(x, memory.layers[i], visible);
+    const auto scored = blocks[i]->decode_with_scores(x, memory.layers[i], visible, wanted[i]);
     x = scored.out;
     layers.push_back(scored.scores[0]);
     control.step(common::Stage::kAlign, static_cast<std::int64_t>(layers.size()));
   }
   std::vector<at::Tensor> scores;
   for (const auto& [layer, head] : heads) {
-    TORCH_CHECK_VALUE(layer >= 0 && layer < static_cast<std::int64_t>(layers.size()) && head >= 0 &&
-                          head < layers.front().size(0),
-                      "alignment head (", layer, ", ", head, ") does not exist in a decoder of ",
-                      layers.size(), " layers with ", layers.front().size(0), " heads");
-    scores.push_back(layers[static_cast<std::size_t>(layer)][head]);
+    const auto& of_layer = wanted[static_cast<std::size_t>(layer)];
+    const auto place = std::find(of_layer.begin(), of_layer.end(), head) - of_layer.begin();
+    scores.push_back(layers[static_cast<std::size_t>(layer)][place]);
   }
-  TORCH_CHECK_VALUE(!scores.empty(), "the model has no alignment heads");
   return {project(ln(x))[0], at::stack(scores)};
 }
 
@@ -129,23 +163,42 @@ DecoderState TextDecoderImpl::start(const AudioMemory& memory) {
   return state;
 }
 
-// One token of every sequence without a tensor in between. x: [row, 1, n_state].
-void TextDecoderImpl::step(at::Tensor& x, const AudioMemory& memory, DecoderState& state) {
-  if (!state.buffers.fit(x.size(0), x.size(2))) {
-    state.buffers = nn::StepBuffers(x.size(0), x.size(2));
+bool TextDecoderImpl::steps(const DecoderState& state) const {
+  return head_ && token_embedding.is_cpu() && token_embedding.scalar_type() != at::kDouble &&
+         state.caches.front().in_panels() && blocks.front()->takes_rows();
+}
+
+// x: [row, n_state] -> the hidden states, without a tensor in between.
+at::Tensor TextDecoderImpl::step(at::Tensor x, const AudioMemory& memory, DecoderState& state) {
+  if (!state.buffers.fit(x.size(0), x.size(1))) {
+    state.buffers = nn::StepBuffers(x.size(0), x.size(1));
   }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     blocks[i]->step(x.mutable_data_ptr<float>(), state.caches[i], memory.layers[i], state.buffers);
   }
+  return ln(x);
+}
+
+at::Tensor TextDecoderImpl::advance_by_one(const std::vector<std::int64_t>& tokens, const AudioMemory& memory,
+                                           DecoderState& state) {
+  const auto n_row = static_cast<std::int64_t>(tokens.size());
+  if (!steps(state)) {
+    return advance(at::tensor(tokens, at::kLong).view({n_row, 1}).to(token_embedding.device()), memory, state)
+        .select(1, 0);
+  }
+  check_length(state.length() + 1);
+  at::Tensor x = at::zeros({n_row, token_embedding.size(1)}, at::kFloat);
+  for (std::int64_t row = 0; row < n_row; ++row) {
+    float* to = x.mutable_data_ptr<float>() + row * x.size(1);
+    add_row(token_embedding, tokens[static_cast<std::size_t>(row)], to);
+    add_row(positional_embedding, state.length(), to);
+  }
+  return step(x, memory, state);
 }
 
 at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, const AudioMemory& memory,
                                     DecoderState& state) {
   at::Tensor x = embed(tokens, state.length(), memory.dtype);
-  if (head_ && tokens.size(1) == 1 && state.caches.front().in_panels() && blocks.front()->takes_rows()) {
-    step(x, memory, state);
-    return ln(x);
-  }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     x = blocks[i]->decode_cached(x, state.caches[i], memory.layers[i]);
   }

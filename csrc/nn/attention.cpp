@@ -128,16 +128,15 @@ void MultiHeadAttentionImpl::step_cross_attention(const float* x, std::int64_t r
   out->packed()->multiply_into(buffers.attended(), rows, y, {.residual = y});
 }
 
-MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::self_attention_with_scores(const at::Tensor& x,
-                                                                                  const at::Tensor& mask) {
+at::Tensor MultiHeadAttentionImpl::masked_self_attention(const at::Tensor& x, const at::Tensor& mask) {
   const Projected self = project_self(x);
-  const auto scored = functional::attention_with_scores(split(self.q), self.k, self.v, mask);
-  return {out(functional::merge_heads(scored.out)), scored.scores};
+  return out(
+      functional::merge_heads(functional::attention_with_scores(split(self.q), self.k, self.v, mask).out));
 }
 
 MultiHeadAttentionImpl::Scored MultiHeadAttentionImpl::cross_attention_with_scores(
-    const at::Tensor& x, const KeyValueCache& memory) {
-  const auto scored = memory.attend_with_scores(query(x));
+    const at::Tensor& x, const KeyValueCache& memory, const std::vector<std::int64_t>& heads) {
+  const auto scored = memory.attend_with_scores(query(x), heads);
   return {out(functional::merge_heads(scored.out)), scored.scores};
 }
 

@@ -38,7 +38,7 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   struct Scored {
     at::Tensor out;     // [batch, time, n_state]
-    at::Tensor scores;  // [batch, head, time, memory] float32, before the softmax
+    at::Tensor scores;  // [batch, wanted head, time, memory] float32, before the softmax
   };
 
   /// x: [batch, time, n_state] attends to itself -> residual + [batch, time, n_state].
@@ -68,9 +68,11 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
   /// Whether prepare() has laid out weights that multiply plain rows.
   bool takes_rows() const;
 
-  /// Both kinds of attention spelled out, keeping the scores. `mask`: [time, time] or undefined.
-  Scored self_attention_with_scores(const at::Tensor& x, const at::Tensor& mask);
-  Scored cross_attention_with_scores(const at::Tensor& x, const KeyValueCache& memory);
+  /// Both kinds of attention spelled out, that to the audio keeping the scores of some heads. `mask`:
+  /// [time, time].
+  at::Tensor masked_self_attention(const at::Tensor& x, const at::Tensor& mask);
+  Scored cross_attention_with_scores(const at::Tensor& x, const KeyValueCache& memory,
+                                     const std::vector<std::int64_t>& heads);
 
   /// Derives the weights for inference on x of few or many rows: the queries, keys and values of
   /// self-attention become one product, the keys and values of the audio features another.

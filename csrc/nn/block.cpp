@@ -78,11 +78,11 @@ void ResidualAttentionBlockImpl::step(float* x, KeyValueCache& cache, const KeyV
   mlp->contract->packed()->multiply_into(buffers.wide(), rows, x, {.residual = x});
 }
 
-MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(const at::Tensor& input,
-                                                                              const KeyValueCache& memory,
-                                                                              const at::Tensor& mask) {
-  at::Tensor x = input + attn->self_attention_with_scores(attn_ln(input), mask).out;
-  const auto cross = cross_attn->cross_attention_with_scores(cross_attn_ln(x), memory);
+MultiHeadAttentionImpl::Scored ResidualAttentionBlockImpl::decode_with_scores(
+    const at::Tensor& input, const KeyValueCache& memory, const at::Tensor& mask,
+    const std::vector<std::int64_t>& heads) {
+  at::Tensor x = input + attn->masked_self_attention(attn_ln(input), mask);
+  const auto cross = cross_attn->cross_attention_with_scores(cross_attn_ln(x), memory, heads);
   x = x + cross.out;
   return {x + mlp(mlp_ln(x)), cross.scores};
 }

@@ -48,9 +48,10 @@ struct TORCHWHISPER_API ResidualAttentionBlockImpl : torch::nn::Module {
   void step(float* x, KeyValueCache& cache, const KeyValueCache& memory, StepBuffers& buffers) const;
   bool takes_rows() const;
 
-  /// decode() with explicit attention; returns the scores of the cross-attention as well.
+  /// decode() with explicit attention; returns the scores of some heads of the cross-attention as well.
   MultiHeadAttentionImpl::Scored decode_with_scores(const at::Tensor& x, const KeyValueCache& memory,
-                                                    const at::Tensor& mask);
+                                                    const at::Tensor& mask,
+                                                    const std::vector<std::int64_t>& heads);
 
   /// encode(), or decode() where the block has cross-attention, with activation checkpointing and stochastic
   /// depth as `training` says.

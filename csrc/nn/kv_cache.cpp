@@ -173,21 +173,27 @@ at::Tensor KeyValueCache::attend(const at::Tensor& q) const {
   return out;
 }
 
-functional::AttentionWithScores KeyValueCache::attend_with_scores(const at::Tensor& q) const {
+functional::AttentionWithScores KeyValueCache::attend_with_scores(
+    const at::Tensor& q, const std::vector<std::int64_t>& heads) const {
   if (!in_panels_) {
-    return functional::attention_with_scores(functional::split_heads(q, n_head_), used(keys_), used(values_),
-                                             /*mask=*/{});
+    const auto all = functional::attention_with_scores(functional::split_heads(q, n_head_), used(keys_),
+                                                       used(values_), /*mask=*/{});
+    return {all.out, all.scores.index_select(1, at::tensor(heads, at::kLong).to(q.device()))};
   }
   const at::Tensor queries = q.contiguous();
   const std::int64_t time = q.size(1);
-  at::Tensor scores = at::empty({rows(), n_head_, time, length_}, q.options());
+  const auto n_wanted = static_cast<std::int64_t>(heads.size());
+  at::Tensor scores = at::empty({rows(), n_wanted, time, length_}, q.options());
   at::Tensor out = at::empty({rows(), n_head_, time, dim_}, q.options());
   visit_heads(queries.const_data_ptr<float>(), time, q.size(2),
               [&](kernels::HeadAttention head, float* buffer, std::int64_t row, std::int64_t index,
                   std::int64_t first) {
-                const std::int64_t line = (row * n_head_ + index) * time + first;
-                kernels::score(head, scores.mutable_data_ptr<float>() + line * length_);
-                head.y = out.mutable_data_ptr<float>() + line * dim_;
+                const auto wanted = std::find(heads.begin(), heads.end(), index);
+                if (wanted != heads.end()) {
+                  const std::int64_t line = (row * n_wanted + (wanted - heads.begin())) * time + first;
+                  kernels::score(head, scores.mutable_data_ptr<float>() + line * length_);
+                }
+                head.y = out.mutable_data_ptr<float>() + ((row * n_head_ + index) * time + first) * dim_;
                 head.y_stride = dim_;
                 kernels::attend(head, buffer);
               });

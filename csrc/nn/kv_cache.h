@@ -35,8 +35,10 @@ class TORCHWHISPER_API KeyValueCache {
   /// Attention of q: [row, time, head * dim] to everything stored, unmasked -> the same shape. No gradients.
   at::Tensor attend(const at::Tensor& q) const;
 
-  /// The same, keeping the scores; `out` is [row, head, time, dim].
-  functional::AttentionWithScores attend_with_scores(const at::Tensor& q) const;
+  /// The same, keeping the scores of some heads: [row, wanted, time, length]; `out` is [row, head, time,
+  /// dim].
+  functional::AttentionWithScores attend_with_scores(const at::Tensor& q,
+                                                     const std::vector<std::int64_t>& heads) const;
 
   /// Row i becomes what row sources[i] was. Only what follows their common beginning is copied.
   void reorder(const std::vector<std::int64_t>& sources);

@@ -68,6 +68,13 @@ TEST(SuppressTokens, ActsEverywhere) {
   EXPECT_THAT(allowed(logits[1]), ElementsAre(1, 2, 3));
 }
 
+TEST(SuppressTokens, CountsFromTheEndAndKnowsItsBounds) {
+  at::Tensor logits = at::zeros({1, 5});
+  SuppressTokens({-1}, at::kCPU).apply(logits, {{1}});
+  EXPECT_THAT(allowed(logits[0]), ElementsAre(0, 1, 2, 3));
+  EXPECT_THROW(SuppressTokens({5}, at::kCPU).apply(logits, {{1}}), c10::IndexError);
+}
+
 TEST(ApplyTimestampRules, TheFirstTokenIsATimestamp) {
   EXPECT_EQ(allowed_after({}), range(11, 20));
   DecodingOptions capped = options();

@@ -37,6 +37,42 @@ TEST(TextDecoder, TokenByTokenEqualsTheWholeSequence) {
   }
 }
 
+TEST(TextDecoder, OneTokenOfEveryRowAtATime) {
+  const at::NoGradGuard no_grad;
+  for (const at::ScalarType kept : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    TextDecoder decoder = random_model()->decoder;
+    for (at::Tensor* table : {&decoder->token_embedding, &decoder->positional_embedding}) {
+      table->set_data(table->detach().to(kept));
+    }
+    nn::WeightArena arena;
+    decoder->prepare(at::kFloat, arena);
+    const at::Tensor tokens = random_tokens(2, 9);
+    const AudioMemory memory = decoder->remember(at::randn({2, 20, 16}));
+    DecoderState whole = decoder->start(memory);
+    const at::Tensor expected = decoder->advance(tokens, memory, whole);
+    DecoderState state = decoder->start(memory);
+    decoder->advance(tokens.slice(1, 0, 4), memory, state);
+    for (std::int64_t t = 4; t < 9; ++t) {
+      const at::Tensor hidden = decoder->advance_by_one(
+          {tokens[0][t].item<std::int64_t>(), tokens[1][t].item<std::int64_t>()}, memory, state);
+      EXPECT_LT(relative_error(hidden, expected.select(1, t)), 3e-6) << kept << " at " << t;
+    }
+    EXPECT_EQ(state.length(), 9);
+  }
+}
+
+TEST(TextDecoder, RefusesMoreTokensThanItsContext) {
+  const at::NoGradGuard no_grad;
+  TextDecoder decoder = random_model()->decoder;
+  nn::WeightArena arena;
+  decoder->prepare(at::kFloat, arena);
+  const AudioMemory memory = decoder->remember(at::randn({1, 20, 16}));
+  DecoderState state = decoder->start(memory);
+  const std::int64_t most = decoder->positional_embedding.size(0);
+  decoder->advance(random_tokens(1, most), memory, state);
+  EXPECT_THROW(decoder->advance_by_one({1}, memory, state), c10::ValueError);
+}
+
 TEST(TextDecoder, GroupsContinueOnTheirOwn) {
   const at::NoGradGuard no_grad;
   TextDecoder decoder = random_model()->decoder;

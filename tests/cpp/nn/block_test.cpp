@@ -35,7 +35,7 @@ TEST(ResidualAttentionBlock, CachedEqualsWhole) {
   const at::Tensor last = block->decode_cached(x.slice(1, 5, 6), cache, memory);
   const at::Tensor whole = block->decode(x, features);
   EXPECT_LT(relative_error(at::cat({first, last}, 1), whole), 2e-6);
-  const auto scored = block->decode_with_scores(x, memory, functional::causal_mask(6));
+  const auto scored = block->decode_with_scores(x, memory, functional::causal_mask(6), {0});
   EXPECT_LT(relative_error(scored.out, whole), 2e-6);
 }
 
