@@ -229,7 +229,8 @@ def test_a_damaged_checkpoint_is_named(monkeypatch, capfd, corpus):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(monkeypatch, capfd, corpus, number):
     process = start(*arguments(corpus, epochs=1000))
-    while not Path(corpus["out"], "log.jsonl").exists():
+    log = Path(corpus["out"], "log.jsonl")
+    while not log.exists() or not log.stat().st_size:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
     process.send_signal(number)
