@@ -1,6 +1,8 @@
 #include "csrc/kernels/dense_attention.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstring>
@@ -78,7 +80,7 @@ class FloatMemory {
 /// The same in bfloat16: keys are the columns of one product, values the rows of another.
 class Bfloat16Memory {
  public:
-  static constexpr std::int64_t kQueries = 32;
+  static constexpr std::int64_t kQueries = kShortQueries;
 
   explicit Bfloat16Memory(const DenseAttention& a)
       : a_(a),
@@ -86,77 +88,39 @@ class Bfloat16Memory {
         time_words_(words_of(a.time, WordType::kBfloat16)),
         key_size_(panel_count(a.time) * dim_words_ * kPanelWidth),
         value_size_(time_words_ * kPanelWidth),
-        keys_(static_cast<std::size_t>(a.batch * a.n_head * key_size_)),
-        values_(static_cast<std::size_t>(a.batch * a.n_head * value_size_)) {}
+        keys_(at::empty({a.batch * a.n_head, key_size_}, at::kInt)),
+        values_(at::empty({a.batch * a.n_head, value_size_}, at::kInt)) {}
 
   void take(std::int64_t index) {
     const Head head(a_, index);
-    take_keys(head, keys_.data() + index * key_size_);
-    take_values(head, values_.data() + index * value_size_);
+    take_keys(head, keys() + index * key_size_);
+    take_values(head, values() + index * value_size_);
   }
 
   struct Scratch {
-    std::vector<std::uint32_t> queries;  // [kQueries][dim_words]
-    std::vector<std::uint32_t> weights;  // [kQueries][time_words]
-    std::vector<float> scores;           // [kQueries][time]
-    explicit Scratch(const Bfloat16Memory& memory)
-        : queries(static_cast<std::size_t>(kQueries * memory.dim_words_)),
-          weights(static_cast<std::size_t>(kQueries * memory.time_words_)),
-          scores(static_cast<std::size_t>(kQueries * score_stride(memory.a_.time))) {}
+    at::Tensor all;
+    explicit Scratch(const Bfloat16Memory& memory) : all(at::empty({3 * kQueries * memory.time_words_})) {}
   };
 
   void attend(std::int64_t index, std::int64_t first, std::int64_t rows, Scratch& scratch) const {
-    const KernelTable& table = kernels();
     const Head head(a_, index);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      table.shorten_row(head.q + (first + row) * a_.stride, a_.dim, dim_words_,
-                        scratch.queries.data() + row * dim_words_);
-    }
-    // Whole panels: the keys that the last one lacks are zeros.
-    const std::int64_t stride = score_stride(a_.time);
-    for (std::int64_t panel = 0; panel < panel_count(a_.time); ++panel) {
-      const std::int64_t key = panel * kPanelWidth;
-      table.multiply_shortened({scratch.queries.data(),
-                                dim_words_,
-                                rows,
-                                dim_words_,
-                                keys_.data() + index * key_size_ + key * dim_words_,
-                                nullptr,
-                                nullptr,
-                                nullptr,
-                                {scratch.scores.data() + key, stride, kPanelWidth}});
-    }
-    float factors[kQueries];
-    for (std::int64_t row = 0; row < rows; ++row) {
-      factors[row] =
-          1.0F / table.shorten_exponentials(scratch.scores.data() + row * stride, a_.time, a_.scale,
-                                            time_words_, scratch.weights.data() + row * time_words_);
-    }
-    float* y = head.y + first * head.y_stride;
-    table.multiply_shortened({scratch.weights.data(),
-                              time_words_,
-                              rows,
-                              time_words_,
-                              values_.data() + index * value_size_,
-                              nullptr,
-                              nullptr,
-                              nullptr,
-                              {y, head.y_stride, a_.dim}});
-    for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::int64_t d = 0; d < a_.dim; ++d) {
-        y[row * head.y_stride + d] *= factors[row];
-      }
-    }
+    kernels().attend_shortened({head.q + first * a_.stride, a_.stride, rows, a_.dim, dim_words_, a_.time,
+                                time_words_, keys() + index * key_size_, values() + index * value_size_,
+                                a_.scale, head.y + first * head.y_stride, head.y_stride,
+                                scratch.all.mutable_data_ptr<float>()});
   }
 
  private:
+  std::uint32_t* keys() const { return static_cast<std::uint32_t*>(keys_.mutable_data_ptr()); }
+  std::uint32_t* values() const { return static_cast<std::uint32_t*>(values_.mutable_data_ptr()); }
+
   void take_keys(const Head& head, std::uint32_t* to) const {
-    std::vector<std::uint32_t> key(static_cast<std::size_t>(dim_words_));
-    for (std::int64_t t = 0; t < a_.time; ++t) {
-      kernels().shorten_row(head.k + t * a_.stride, a_.dim, dim_words_, key.data());
+    std::uint32_t key[kPanelWidth];
+    for (std::int64_t t = 0; t < panel_count(a_.time) * kPanelWidth; ++t) {
+      kernels().shorten_row(head.k + t * a_.stride, t < a_.time ? a_.dim : 0, dim_words_, key);
       std::uint32_t* column = to + t / kPanelWidth * dim_words_ * kPanelWidth + t % kPanelWidth;
       for (std::int64_t w = 0; w < dim_words_; ++w) {
-        column[w * kPanelWidth] = key[static_cast<std::size_t>(w)];
+        column[w * kPanelWidth] = key[w];
       }
     }
   }
@@ -164,7 +128,7 @@ class Bfloat16Memory {
   void take_values(const Head& head, std::uint32_t* to) const {
     constexpr std::int64_t kWords = kPanelWidth / 2;
     std::uint16_t pair[2][kPanelWidth] = {};
-    for (std::int64_t t = 0; t < a_.time; t += 2, to += kPanelWidth) {
+    for (std::int64_t t = 0; t < 2 * time_words_; t += 2, to += kPanelWidth) {
       for (std::int64_t i = 0; i < 2; ++i) {
         std::uint32_t row[kWords] = {};
         if (t + i < a_.time) {
@@ -183,8 +147,8 @@ class Bfloat16Memory {
   std::int64_t time_words_;
   std::int64_t key_size_;
   std::int64_t value_size_;
-  std::vector<std::uint32_t> keys_;
-  std::vector<std::uint32_t> values_;
+  at::Tensor keys_;
+  at::Tensor values_;
 };
 
 template <typename Memory>

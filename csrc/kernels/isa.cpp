@@ -62,8 +62,8 @@ bool processor_has(Isa isa) {
     case Isa::kAvx512Bf16:
       return processor_has(Isa::kAvx512Vnni) && has_bit(more.eax, 5);
     case Isa::kAmx:
-      return processor_has(Isa::kAvx512Bf16) && has_bit(features.edx, 22) && has_bit(features.edx, 24) &&
-             has_bit(features.edx, 25) && ask_for_tiles();
+      return processor_has(Isa::kAvx512Bf16) && has_bit(features.ecx, 1) && has_bit(features.edx, 22) &&
+             has_bit(features.edx, 24) && has_bit(features.edx, 25) && ask_for_tiles();
   }
   return false;
 }

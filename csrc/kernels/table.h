@@ -57,6 +57,27 @@ struct WordProduct {
   Output out;
 };
 
+/// How many queries attend_shortened() takes at once.
+inline constexpr std::int64_t kShortQueries = 32;
+
+/// One head of attention with some queries, whose keys are the columns of panels of bfloat16 words and whose
+/// values are the rows of one panel.
+struct ShortAttention {
+  const float* q;  // [rows][q_stride], of which `dim` count
+  std::int64_t q_stride;
+  std::int64_t rows;  // at most kShortQueries
+  std::int64_t dim;   // at most kPanelWidth
+  std::int64_t dim_words;
+  std::int64_t time;  // how many keys and values
+  std::int64_t time_words;
+  const std::uint32_t* keys;    // panels [dim_words][kPanelWidth] for all 2 * time_words columns
+  const std::uint32_t* values;  // [time_words][kPanelWidth]
+  float scale;                  // more than 0
+  float* y;                     // [rows][y_stride]
+  std::int64_t y_stride;
+  float* scratch;  // [3 * kShortQueries * time_words], begins on a cache line
+};
+
 struct KernelTable {
   void (*multiply)(const PanelProduct& product, const float* panel);
   /// The same in float32 with a panel that is kept in bfloat16.
@@ -71,9 +92,8 @@ struct KernelTable {
   /// The same with bfloat16 and sums in float32; null where the processor cannot multiply bfloat16.
   void (*shorten_row)(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* shortened);
   void (*multiply_shortened)(const WordProduct& product);
-  /// Words of exp((x - max(x)) * scale) in bfloat16, to its digits; returns the sum of all. Null likewise.
-  float (*shorten_exponentials)(const float* x, std::int64_t n, float scale, std::int64_t words,
-                                std::uint32_t* shortened);
+  /// y = softmax(q k^T * scale) v with what is multiplied in bfloat16. Null likewise.
+  void (*attend_shortened)(const ShortAttention& attention);
   /// The sum of x[i] * y[i].
   float (*dot)(const float* x, const float* y, std::int64_t n);
   /// The largest of n >= 1 numbers, none of them NaN.

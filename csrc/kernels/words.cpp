@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace torchwhisper::kernels {
@@ -49,28 +50,38 @@ void pack_bfloat16_column(const float* column, std::int64_t depth, std::uint32_t
   }
 }
 
+constexpr std::size_t kCacheLine = 64;
+
 // Rows of x as the products take them, and the scale of each. Kept for the next product of the same thread.
 struct ReadyRows {
-  std::vector<std::uint32_t> words;
+  std::vector<std::uint32_t> memory;
   std::vector<float> scale;
-  std::int64_t stride = 0;  // in words
+  std::uint32_t* words = nullptr;  // in memory, from a cache line on
+  std::int64_t stride = 0;         // in words
 
   void reserve(std::int64_t n_word, std::int64_t n_row) {
-    words.resize(std::max(words.size(), static_cast<std::size_t>(n_word)));
+    const std::size_t size = static_cast<std::size_t>(n_word) + kCacheLine / sizeof(std::uint32_t);
+    if (memory.size() < size) {
+      memory.resize(size);
+      void* begin = memory.data();
+      std::size_t space = size * sizeof(std::uint32_t);
+      words = static_cast<std::uint32_t*>(std::align(kCacheLine, 0, begin, space));
+    }
     scale.resize(std::max(scale.size(), static_cast<std::size_t>(n_row)));
   }
 };
 
 void make_rows_ready(const RowsAndColumns& product, WordType type, ReadyRows& ready) {
   const std::int64_t words = words_of(product.depth, type);
-  ready.stride = words;
-  ready.reserve(product.rows * words, product.rows);
+  // An odd number of cache lines, so that rows do not compete for the same places in the cache.
+  ready.stride = words + (words / kWordsTogether % 2 == 0 ? kWordsTogether : 0);
+  ready.reserve(product.rows * ready.stride, product.rows);
   at::parallel_for(0, product.rows, std::max<std::int64_t>(1, kNumbersPerThread / product.depth),
                    [&](std::int64_t begin, std::int64_t end) {
                      const KernelTable& table = kernels();
                      for (std::int64_t row = begin; row < end; ++row) {
                        const float* x = product.x + row * product.x_stride;
-                       std::uint32_t* to = ready.words.data() + row * words;
+                       std::uint32_t* to = ready.words + row * ready.stride;
                        if (type == WordType::kInt8) {
                          ready.scale[static_cast<std::size_t>(row)] =
                              table.round_row(x, product.depth, words, to);
@@ -87,7 +98,15 @@ void make_sequence_ready(const RowsAndColumns& product, ReadyRows& ready) {
   const std::int64_t words = words_of(numbers, WordType::kBfloat16) + kWordsTogether;
   ready.stride = product.x_stride / 2;
   ready.reserve(words, 0);
-  kernels().shorten_row(product.x, numbers, words, ready.words.data());
+  at::parallel_for(0, words, kNumbersPerThread, [&](std::int64_t begin, std::int64_t end) {
+    // What begins elsewhere than at a whole vector would overlap the words of the next thread.
+    const auto whole = [words](std::int64_t i) {
+      return i == words ? i : i / kWordsTogether * kWordsTogether;
+    };
+    const std::int64_t first = whole(begin);
+    kernels().shorten_row(product.x + 2 * first, numbers - 2 * first, whole(end) - first,
+                          ready.words + first);
+  });
 }
 
 const ReadyRows& make_ready(const RowsAndColumns& product, WordType type) {
@@ -156,7 +175,7 @@ void multiply_words(const RowsAndColumns& product, const WordPanels& panels) {
                        const std::int64_t panel = i % n_panel;
                        const std::int64_t column = panel * kPanelWidth;
                        const std::int64_t place = row * product.columns + column;
-                       multiply({ready.words.data() + row * ready.stride,
+                       multiply({ready.words + row * ready.stride,
                                  ready.stride,
                                  std::min(at_once, product.rows - row),
                                  words,

@@ -20,8 +20,9 @@ void multiply_shortened(const WordProduct& product);
 
 // short_rows.cpp
 void shorten_row(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* shortened);
-float shorten_exponentials(const float* x, std::int64_t n, float scale, std::int64_t words,
-                           std::uint32_t* shortened);
+
+// short_attention.cpp
+void attend_shortened(const ShortAttention& attention);
 
 // rows.cpp
 float dot(const float* x, const float* y, std::int64_t n);

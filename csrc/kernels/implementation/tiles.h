@@ -48,9 +48,10 @@ inline void clear_sums() {
 }
 
 /// sums[32][kPanelWidth], of which half a panel from `column` on: two tiles of rows by two of columns.
-template <typename Words>
+/// meanwhile() is called at every step: the tiles leave the vector units free.
+template <typename Words, typename Meanwhile>
 inline void multiply_square(const WordProduct& p, std::int64_t row, std::int64_t column,
-                            typename Words::Number* sums) {
+                            typename Words::Number* sums, Meanwhile& meanwhile) {
   const std::uint32_t* x = p.x + row * p.x_stride;
   const std::uint32_t* lower = x + kTileRows * p.x_stride;
   const std::uint32_t* panel = p.panel + column;
@@ -66,6 +67,7 @@ inline void multiply_square(const WordProduct& p, std::int64_t row, std::int64_t
     _tile_loadd(5, lower + w, x_bytes);
     TORCHWHISPER_TILE_PRODUCT(Words, 2, 5, 6);
     TORCHWHISPER_TILE_PRODUCT(Words, 3, 5, 7);
+    meanwhile();
   }
   sums += column;
   _tile_stored(0, sums, kPanelBytes);

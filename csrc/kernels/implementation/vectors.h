@@ -65,7 +65,26 @@ inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof
 
 inline Floats all(float value) { return value - Floats{}; }
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+// Spelled out where the compiler would compare first and choose then.
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline Floats smaller(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
 
 template <typename Combine>
 inline float reduce(Floats value, Combine combine) {
@@ -112,7 +131,7 @@ inline Floats exp_of(Floats x) {
 // x * Phi(x) to 1e-4, for products whose inputs are rounded: Phi(x) - 1/2 is x times a polynomial of x * x,
 // fitted to |x| <= 4.2.
 inline Floats rough_gelu_of(Floats x) {
-  const Floats bounded = -larger(-larger(x, all(-4.2F)), all(-4.2F));
+  const Floats bounded = smaller(larger(x, all(-4.2F)), all(4.2F));
   const Floats square = bounded * bounded;
   Floats series = all(4.923337432183317e-11F);
   series = series * square - 4.795286390191222e-9F;

@@ -69,16 +69,20 @@ class Finish {
 
   void operator()(Words::Number* sums, std::int64_t row, std::int64_t rows) const {
     for (std::int64_t r = 0; r < rows; ++r, sums += kPanelWidth) {
-      if constexpr (Words::kInteger) {
-        if constexpr (kUnsignedRows) {
-          for (std::int64_t c = 0; c < kPanelWidth; ++c) {
-            sums[c] -= 128 * p_.column_sums[c];
-          }
+      one(sums, row + r);
+    }
+  }
+
+  void one(Words::Number* sums, std::int64_t row) const {
+    if constexpr (Words::kInteger) {
+      if constexpr (kUnsignedRows) {
+        for (std::int64_t c = 0; c < kPanelWidth; ++c) {
+          sums[c] -= 128 * p_.column_sums[c];
         }
-        finish_row<true>(sums, p_.out, p_.row_scale[row + r], p_.column_scale, bias_.values, row + r);
-      } else {
-        finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row + r);
       }
+      finish_row<true>(sums, p_.out, p_.row_scale[row], p_.column_scale, bias_.values, row);
+    } else {
+      finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row);
     }
   }
 
@@ -89,19 +93,75 @@ class Finish {
 
 #if defined(__AMX_INT8__) && defined(__AMX_BF16__)
 
+constexpr std::int64_t kRowsOfSquare = 2 * kTileRows;
+
+/// Rows whose sums are there, finished a few at a time.
+template <typename Words>
+class Unfinished {
+ public:
+  /// `steps`: how often it will be called before the next sums are there.
+  Unfinished(const WordProduct& p, const Finish<Words>& finish, std::int64_t steps)
+      : p_(p), finish_(finish), at_once_((kRowsOfSquare + steps - 1) / steps) {}
+
+  void add(Words::Number* sums, std::int64_t row) {
+    sums_ = sums;
+    row_ = row;
+    left_ = kRowsOfSquare;
+  }
+
+  void operator()() {
+    for (std::int64_t i = 0; i < at_once_ && left_ > 0; ++i) {
+      next();
+    }
+  }
+
+  void all() {
+    while (left_ > 0) {
+      next();
+    }
+  }
+
+ private:
+  void next() {
+    finish_.one(sums_, row_);
+    sums_ += kPanelWidth;
+    ++row_;
+    --left_;
+  }
+
+  const WordProduct& p_;
+  const Finish<Words>& finish_;
+  std::int64_t at_once_;
+  Words::Number* sums_ = nullptr;
+  std::int64_t row_ = 0;
+  std::int64_t left_ = 0;
+};
+
+/// The rows that fill whole squares; returns how many.
+template <typename Words>
+std::int64_t multiply_squares(const WordProduct& p, const Finish<Words>& finish) {
+  alignas(64) typename Words::Number sums[2][kRowsOfSquare * kPanelWidth];
+  Unfinished<Words> last(p, finish, 2 * p.words / kWordsTogether);
+  std::int64_t row = 0;
+  for (; row + kRowsOfSquare <= p.rows; row += kRowsOfSquare) {
+    typename Words::Number* these = sums[row / kRowsOfSquare % 2];
+    multiply_square<Words>(p, row, 0, these, last);
+    multiply_square<Words>(p, row, kPanelWidth / 2, these, last);
+    last.all();
+    last.add(these, row);
+  }
+  last.all();
+  return row;
+}
+
 template <typename Words>
 void multiply_panel(const WordProduct& p) {
   const Finish<Words> finish(p);
-  alignas(64) typename Words::Number sums[2 * kTileRows * kPanelWidth];
-  std::int64_t row = 0;
   if (p.rows >= kTileRows) {
     shape_tiles(kTileRows);
   }
-  for (; row + 2 * kTileRows <= p.rows; row += 2 * kTileRows) {
-    multiply_square<Words>(p, row, 0, sums);
-    multiply_square<Words>(p, row, kPanelWidth / 2, sums);
-    finish(sums, row, 2 * kTileRows);
-  }
+  std::int64_t row = multiply_squares(p, finish);
+  alignas(64) typename Words::Number sums[kTileRows * kPanelWidth];
   for (; row < p.rows; row += kTileRows) {
     const std::int64_t rows = p.rows - row < kTileRows ? p.rows - row : kTileRows;
     if (rows < kTileRows) {
