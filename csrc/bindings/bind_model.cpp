@@ -82,23 +82,26 @@ dims: the sizes n_vocab and n_text_*. tensors: by state_dict key below "decoder.
                  [&] { return model::TextDecoder(to_dimensions(dims), nn::Weights(tensors)); })();
            }),
            py::arg("dims"), py::arg("tensors"))
-      .def("forward",
-           torch::wrap_pybind_function_no_gil([](model::TextDecoder& self, const at::Tensor& tokens,
-                                                 const at::Tensor& features, const std::string& policy,
-                                                 std::int64_t every, double stochastic_depth) {
-             return self->forward(tokens, features, to_training(policy, every, stochastic_depth));
-           }),
-           py::arg("tokens"), py::arg("audio_features"), py::arg("policy") = "", py::arg("every") = 1,
-           py::arg("stochastic_depth") = 0.0,
-           "tokens [batch, time], features [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.")
-      .def("hidden",
-           torch::wrap_pybind_function_no_gil([](model::TextDecoder& self, const at::Tensor& tokens,
-                                                 const at::Tensor& features, const std::string& policy,
-                                                 std::int64_t every, double stochastic_depth) {
-             return self->hidden(tokens, features, to_training(policy, every, stochastic_depth));
-           }),
-           py::arg("tokens"), py::arg("audio_features"), py::arg("policy") = "", py::arg("every") = 1,
-           py::arg("stochastic_depth") = 0.0, "forward without the tied head -> [batch, time, n_state].")
+      .def(
+          "forward",
+          torch::wrap_pybind_function_no_gil(
+              [](model::TextDecoder& self, const at::Tensor& tokens, const at::Tensor& features,
+                 PyControl& control, const std::string& policy, std::int64_t every, double stochastic_depth) {
+                return self->forward(tokens, features, control, to_training(policy, every, stochastic_depth));
+              }),
+          py::arg("tokens"), py::arg("audio_features"), py::arg("control"), py::arg("policy") = "",
+          py::arg("every") = 1, py::arg("stochastic_depth") = 0.0,
+          "tokens [batch, time], features [batch, frame, n_state] -> logits [batch, time, n_vocab] float32.")
+      .def(
+          "hidden",
+          torch::wrap_pybind_function_no_gil(
+              [](model::TextDecoder& self, const at::Tensor& tokens, const at::Tensor& features,
+                 PyControl& control, const std::string& policy, std::int64_t every, double stochastic_depth) {
+                return self->hidden(tokens, features, control, to_training(policy, every, stochastic_depth));
+              }),
+          py::arg("tokens"), py::arg("audio_features"), py::arg("control"), py::arg("policy") = "",
+          py::arg("every") = 1, py::arg("stochastic_depth") = 0.0,
+          "forward without the tied head -> [batch, time, n_state].")
       .def("named_parameters", [](model::TextDecoder& self) { return named_parameters(*self); });
 }
 
@@ -115,10 +118,10 @@ dims: ModelDimensions as a dict. tensors: the whole state_dict.
            py::arg("dims"), py::arg("tensors"))
       .def("forward",
            torch::wrap_pybind_function_no_gil(
-               [](model::Whisper& self, const at::Tensor& mel, const at::Tensor& tokens) {
-                 return self->forward(mel, tokens);
+               [](model::Whisper& self, const at::Tensor& mel, const at::Tensor& tokens, PyControl& control) {
+                 return self->forward(mel, tokens, control);
                }),
-           py::arg("mel"), py::arg("tokens"))
+           py::arg("mel"), py::arg("tokens"), py::arg("control"))
       .def("embed_audio",
            torch::wrap_pybind_function_no_gil(
                [](model::Whisper& self, const at::Tensor& mel, PyControl& control) {
@@ -128,35 +131,37 @@ dims: ModelDimensions as a dict. tensors: the whole state_dict.
            "mel [batch, n_mels, 2 * n_audio_ctx] -> features [batch, n_audio_ctx, n_audio_state].")
       .def("logits",
            torch::wrap_pybind_function_no_gil(
-               [](model::Whisper& self, const at::Tensor& tokens, const at::Tensor& features) {
-                 return self->logits(tokens, features);
-               }),
-           py::arg("tokens"), py::arg("audio_features"))
+               [](model::Whisper& self, const at::Tensor& tokens, const at::Tensor& features,
+                  PyControl& control) { return self->logits(tokens, features, control); }),
+           py::arg("tokens"), py::arg("audio_features"), py::arg("control"))
       .def("remember",
-           torch::wrap_pybind_function_no_gil([](model::Whisper& self, const at::Tensor& features) {
-             const at::NoGradGuard no_grad;
-             return self->decoder->remember(features);
-           }),
-           py::arg("audio_features"),
+           torch::wrap_pybind_function_no_gil(
+               [](model::Whisper& self, const at::Tensor& features, PyControl& control) {
+                 const at::NoGradGuard no_grad;
+                 return self->decoder->remember(features, control);
+               }),
+           py::arg("audio_features"), py::arg("control"),
            "Keys and values of features [n_audio, frame, n_state], for decode() and cross_attention().")
       .def(
           "prepare",
-          [](model::Whisper& self, const py::object& dtype, const std::string& compute_type) {
+          [](model::Whisper& self, const py::object& dtype, const std::string& compute_type,
+             PyControl& control) {
             const at::ScalarType activations = to_dtype(dtype);
             torch::wrap_pybind_function_no_gil([&] {
-              self->prepare({activations, nn::to_compute_type(compute_type)});
+              self->prepare({activations, nn::to_compute_type(compute_type)}, control);
             })();
           },
-          py::arg("dtype"), py::arg("compute_type") = "float32", R"pbdoc(
+          py::arg("dtype"), py::arg("compute_type"), py::arg("control"), R"pbdoc(
 Derives weights for inference; they do not follow later changes.
 
 dtype: of the activations. compute_type: float32 multiplies in dtype, bfloat16 and int8 (float32 activations
 on a CPU only) round the weights and the inputs of products. Raises ValueError for a type that this processor
 does not multiply fast.
 )pbdoc")
-      .def("fingerprint",
-           torch::wrap_pybind_function_no_gil([](model::Whisper& self) { return model::fingerprint(*self); }),
-           "A checksum over the bytes of all parameters and buffers.")
+      .def("fingerprint", torch::wrap_pybind_function_no_gil([](model::Whisper& self, PyControl& control) {
+             return model::fingerprint(*self, control);
+           }),
+           py::arg("control"), "A checksum over the bytes of all parameters and buffers.")
       .def("named_parameters", [](model::Whisper& self) { return named_parameters(*self); });
 }
 

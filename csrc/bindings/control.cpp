@@ -18,6 +18,8 @@ const char* stage_name(common::Stage stage) {
       return "align";
     case common::Stage::kAudio:
       return "audio";
+    case common::Stage::kPrepare:
+      return "prepare";
   }
   return "unknown";
 }

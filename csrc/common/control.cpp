@@ -17,4 +17,9 @@ void Control::on_step(Stage /*stage*/, std::int64_t /*done*/) {}
 
 void Control::leave() const { throw Cancelled(); }
 
+Control& unstoppable() noexcept {
+  static Control control;
+  return control;
+}
+
 }  // namespace torchwhisper::common

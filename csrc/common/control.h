@@ -15,7 +15,7 @@ class TORCHWHISPER_API Cancelled : public std::runtime_error {
 };
 
 /// What a long computation is doing when it reports progress.
-enum class Stage : std::uint8_t { kEncode, kDecode, kAlign, kAudio };
+enum class Stage : std::uint8_t { kEncode, kDecode, kAlign, kAudio, kPrepare };
 
 /// Cancels a running computation and watches its progress. Every loop of the engine takes one and calls
 /// step() per block, per token, per row of DTW. One object serves one computation at a time;
@@ -43,5 +43,8 @@ class TORCHWHISPER_API Control {
  private:
   std::atomic<bool> cancelled_{false};
 };
+
+/// For callers that have nothing to cancel: the same one for all, so do not cancel it.
+TORCHWHISPER_API Control& unstoppable() noexcept;
 
 }  // namespace torchwhisper::common

@@ -22,13 +22,14 @@ at::Tensor Inference::to_tensor(const std::vector<std::int64_t>& tokens, std::in
   return at::tensor(tokens, at::kLong).view({rows, -1}).to(whisper_->decoder->token_embedding.device());
 }
 
-Inference::Prefill Inference::prefill(const std::vector<Sequence>& initial_tokens, std::int64_t sot_index) {
+Inference::Prefill Inference::prefill(const std::vector<Sequence>& initial_tokens, std::int64_t sot_index,
+                                      common::Control& control) {
   std::vector<std::int64_t> flat;
   for (const Sequence& sequence : initial_tokens) {
     flat.insert(flat.end(), sequence.begin(), sequence.end());
   }
   const auto n_sequence = static_cast<std::int64_t>(initial_tokens.size());
-  const at::Tensor hidden = whisper_->decoder->advance(to_tensor(flat, n_sequence), memory_, state_);
+  const at::Tensor hidden = whisper_->decoder->advance(to_tensor(flat, n_sequence), memory_, state_, control);
   // Only two positions are ever looked at; the vocabulary is the largest product of all.
   const at::Tensor last = hidden.select(1, hidden.size(1) - 1);
   const at::Tensor at_sot = hidden.select(1, sot_index);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "csrc/common/api.h"
+#include "csrc/common/control.h"
 #include "csrc/decoding/options.h"
 #include "csrc/model/whisper.h"
 
@@ -24,7 +25,8 @@ class TORCHWHISPER_API Inference {
   };
 
   /// Runs the initial tokens, one sequence of equal length per recording.
-  Prefill prefill(const std::vector<Sequence>& initial_tokens, std::int64_t sot_index);
+  Prefill prefill(const std::vector<Sequence>& initial_tokens, std::int64_t sot_index,
+                  common::Control& control = common::unstoppable());
 
   /// From now on `group` sequences per recording, all alike at first.
   void expand_groups(std::int64_t group);

@@ -85,7 +85,7 @@ std::vector<DecodingResult> decode(const model::Whisper& whisper, const model::A
   const std::int64_t looks_at = token_decoder->looks_at();
 
   Inference inference(whisper, memory, /*drafts=*/looks_at > 0);
-  const Inference::Prefill prefill = inference.prefill(initial_tokens, options.sot_index);
+  const Inference::Prefill prefill = inference.prefill(initial_tokens, options.sot_index, control);
   if (options.no_speech >= 0) {
     read_no_speech_probs(prefill.at_sot, options.no_speech, results);
   }

@@ -61,9 +61,11 @@ at::Tensor AudioEncoderImpl::forward(const at::Tensor& mel, common::Control& con
   return ln_post(x);
 }
 
-void AudioEncoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena) {
+void AudioEncoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena, common::Control& control) {
+  std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
     block->prepare(precision, arena);
+    control.step(common::Stage::kPrepare, ++done);
   }
   ln_post->prepare();
   if (precision.activations == at::kFloat && positional_embedding.is_cpu()) {

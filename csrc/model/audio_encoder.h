@@ -23,7 +23,8 @@ struct TORCHWHISPER_API AudioEncoderImpl : torch::nn::Module {
   /// Throws ValueError "incorrect audio shape" for any other number of frames.
   at::Tensor forward(const at::Tensor& mel, common::Control& control, const nn::BlockTraining& training = {});
 
-  void prepare(nn::Precision precision, nn::WeightArena& arena);
+  void prepare(nn::Precision precision, nn::WeightArena& arena,
+               common::Control& control = common::unstoppable());
 
   nn::Conv1d conv1{nullptr};
   nn::Conv1d conv2{nullptr};

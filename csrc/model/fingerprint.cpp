@@ -13,6 +13,7 @@ namespace torchwhisper::model {
 namespace {
 
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+constexpr std::int64_t kChunksPerStep = 256;
 
 struct Chunk {
   const std::byte* begin;
@@ -29,7 +30,7 @@ void append_chunks(const at::Tensor& tensor, std::vector<Chunk>& chunks) {
 
 }  // namespace
 
-std::uint64_t fingerprint(const torch::nn::Module& module) {
+std::uint64_t fingerprint(const torch::nn::Module& module, common::Control& control) {
   std::vector<at::Tensor> tensors = module.parameters();
   for (const at::Tensor& buffer : module.buffers()) {
     tensors.push_back(buffer);
@@ -40,12 +41,17 @@ std::uint64_t fingerprint(const torch::nn::Module& module) {
     append_chunks(tensor, chunks);
   }
   std::vector<std::uint64_t> hashes(chunks.size());
-  at::parallel_for(0, static_cast<std::int64_t>(chunks.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto& chunk = chunks[static_cast<std::size_t>(i)];
-      hashes[static_cast<std::size_t>(i)] = XXH3_64bits(chunk.begin, static_cast<std::size_t>(chunk.size));
-    }
-  });
+  const auto n_chunk = static_cast<std::int64_t>(chunks.size());
+  for (std::int64_t first = 0; first < n_chunk; first += kChunksPerStep) {
+    const std::int64_t last = std::min(first + kChunksPerStep, n_chunk);
+    at::parallel_for(first, last, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const auto& chunk = chunks[static_cast<std::size_t>(i)];
+        hashes[static_cast<std::size_t>(i)] = XXH3_64bits(chunk.begin, static_cast<std::size_t>(chunk.size));
+      }
+    });
+    control.step(common::Stage::kPrepare, last);
+  }
   return XXH3_64bits(hashes.data(), hashes.size() * sizeof(std::uint64_t));
 }
 

@@ -80,19 +80,20 @@ at::Tensor TextDecoderImpl::embed(const at::Tensor& tokens, std::int64_t offset,
 }
 
 at::Tensor TextDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& features,
-                                    const nn::BlockTraining& training) {
-  return project(hidden(tokens, features, training));
+                                    common::Control& control, const nn::BlockTraining& training) {
+  return project(hidden(tokens, features, control, training));
 }
 
 at::Tensor TextDecoderImpl::hidden(const at::Tensor& tokens, const at::Tensor& features,
-                                   const nn::BlockTraining& training) {
+                                   common::Control& control, const nn::BlockTraining& training) {
   check_sequences(tokens, features, token_embedding.size(1));
   const bool one_text = tokens.size(0) == 1 && features.size(0) > 1;
   at::Tensor x = embed(one_text ? tokens.expand({features.size(0), -1}) : tokens, 0, features.scalar_type());
   const bool trains = at::GradMode::is_enabled() || training.changes_blocks();
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    x = trains ? blocks[i]->forward_training(x, features, training.of_block(static_cast<std::int64_t>(i)))
-               : blocks[i]->decode(x, features);
+  std::int64_t done = 0;
+  for (nn::ResidualAttentionBlock& block : blocks) {
+    x = trains ? block->forward_training(x, features, training.of_block(done)) : block->decode(x, features);
+    control.step(common::Stage::kDecode, ++done);
   }
   return ln(x);
 }
@@ -141,13 +142,14 @@ TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
   return {project(ln(x))[0], at::stack(scores)};
 }
 
-AudioMemory TextDecoderImpl::remember(const at::Tensor& features) {
+AudioMemory TextDecoderImpl::remember(const at::Tensor& features, common::Control& control) {
   TORCH_CHECK_VALUE(features.dim() == 3 && features.size(2) == token_embedding.size(1),
                     "audio features have shape ", features.sizes(), ", expected [batch, frames, ",
                     token_embedding.size(1), "]");
   AudioMemory memory{{}, features.scalar_type()};
   for (nn::ResidualAttentionBlock& block : blocks) {
     memory.layers.push_back(block->cross_attn->remember(features));
+    control.step(common::Stage::kPrepare, static_cast<std::int64_t>(memory.layers.size()));
   }
   return memory;
 }
@@ -196,11 +198,12 @@ at::Tensor TextDecoderImpl::advance_by_one(const std::vector<std::int64_t>& toke
   return step(x, memory, state);
 }
 
-at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, const AudioMemory& memory,
-                                    DecoderState& state) {
+at::Tensor TextDecoderImpl::advance(const at::Tensor& tokens, const AudioMemory& memory, DecoderState& state,
+                                    common::Control& control) {
   at::Tensor x = embed(tokens, state.length(), memory.dtype);
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     x = blocks[i]->decode_cached(x, state.caches[i], memory.layers[i]);
+    control.step(common::Stage::kPrepare, static_cast<std::int64_t>(i) + 1);
   }
   return ln(x);
 }
@@ -216,9 +219,11 @@ at::Tensor TextDecoderImpl::project(const at::Tensor& hidden) {
   return nn::functional::linear(hidden, token_embedding, /*bias=*/{}).to(at::kFloat);
 }
 
-void TextDecoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena) {
+void TextDecoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena, common::Control& control) {
+  std::int64_t done = 0;
   for (nn::ResidualAttentionBlock& block : blocks) {
     block->prepare(precision, arena);
+    control.step(common::Stage::kPrepare, ++done);
   }
   ln->prepare();
   head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, precision, arena);

@@ -47,11 +47,12 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   /// One of the two batches may be 1. Throws ValueError where the sizes do not fit or time exceeds
   /// n_text_ctx.
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& features,
+                     common::Control& control = common::unstoppable(),
                      const nn::BlockTraining& training = {});
 
   /// The same up to the last normalisation: the hidden states [batch, time, n_state].
   at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& features,
-                    const nn::BlockTraining& training = {});
+                    common::Control& control = common::unstoppable(), const nn::BlockTraining& training = {});
 
   struct Aligned {
     at::Tensor logits;  // [time, n_vocab] float32
@@ -65,13 +66,14 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
                               common::Control& control);
 
   /// features: [n_audio, frame, n_state]. No gradients, as everything below that takes a memory.
-  AudioMemory remember(const at::Tensor& features);
+  AudioMemory remember(const at::Tensor& features, common::Control& control = common::unstoppable());
 
   /// The state before the first token of one sequence per recording.
   DecoderState start(const AudioMemory& memory);
 
   /// Runs the next tokens, [row, new] int64, and returns their hidden states [row, new, n_state].
-  at::Tensor advance(const at::Tensor& tokens, const AudioMemory& memory, DecoderState& state);
+  at::Tensor advance(const at::Tensor& tokens, const AudioMemory& memory, DecoderState& state,
+                     common::Control& control = common::unstoppable());
 
   /// The same for one token of every row -> [row, n_state], faster.
   at::Tensor advance_by_one(const std::vector<std::int64_t>& tokens, const AudioMemory& memory,
@@ -83,7 +85,8 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   /// The prepared head for hidden states of this type, or null.
   const nn::VocabularyHead* prepared_head(const at::Tensor& hidden) const;
 
-  void prepare(nn::Precision precision, nn::WeightArena& arena);
+  void prepare(nn::Precision precision, nn::WeightArena& arena,
+               common::Control& control = common::unstoppable());
 
   at::Tensor positional_embedding;  // [n_text_ctx, n_text_state]
   at::Tensor token_embedding;       // [n_vocab, n_text_state], the parameter "token_embedding.weight"

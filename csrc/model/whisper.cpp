@@ -21,9 +21,8 @@ WhisperImpl::WhisperImpl(const ModelDimensions& dims_, const nn::NamedTensors& g
       encoder(register_module("encoder", AudioEncoder(dims, nn::Weights(given)["encoder"]))),
       decoder(register_module("decoder", TextDecoder(dims, nn::Weights(given)["decoder"]))) {}
 
-at::Tensor WhisperImpl::forward(const at::Tensor& mel, const at::Tensor& tokens) {
-  common::Control control;
-  return decoder->forward(tokens, embed_audio(mel, control));
+at::Tensor WhisperImpl::forward(const at::Tensor& mel, const at::Tensor& tokens, common::Control& control) {
+  return decoder->forward(tokens, embed_audio(mel, control), control);
 }
 
 at::Tensor WhisperImpl::embed_audio(const at::Tensor& mel, common::Control& control) {
@@ -32,11 +31,12 @@ at::Tensor WhisperImpl::embed_audio(const at::Tensor& mel, common::Control& cont
   return encoder->forward(mel, control);
 }
 
-at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& features) {
-  return decoder->forward(tokens, features);
+at::Tensor WhisperImpl::logits(const at::Tensor& tokens, const at::Tensor& features,
+                               common::Control& control) {
+  return decoder->forward(tokens, features, control);
 }
 
-void WhisperImpl::prepare(nn::Precision precision) {
+void WhisperImpl::prepare(nn::Precision precision, common::Control& control) {
   const std::string_view obstacle = nn::compute_type_obstacle(precision.products);
   TORCH_CHECK_VALUE(obstacle.empty(), obstacle);
   TORCH_CHECK_VALUE(precision.products == nn::ComputeType::kFloat32 ||
@@ -45,8 +45,8 @@ void WhisperImpl::prepare(nn::Precision precision) {
                     precision.activations, " on ", decoder->token_embedding.device());
   const at::NoGradGuard no_grad;
   nn::WeightArena arena;
-  encoder->prepare(precision, arena);
-  decoder->prepare(precision, arena);
+  encoder->prepare(precision, arena, control);
+  decoder->prepare(precision, arena, control);
 }
 
 }  // namespace torchwhisper::model

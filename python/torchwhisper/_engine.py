@@ -215,13 +215,13 @@ def decoder_for(
         return _or_python(
             f"the inputs are not plain tokens [batch, n] and features of 3 axes on {tree.device}"
         )
-    live = cast(_C.TextDecoder, tree.twin)
+    live, control = cast(_C.TextDecoder, tree.twin), _C.Control()
     if hidden:
-        return functools.partial(live.hidden, **_block_training(module))
+        return functools.partial(live.hidden, control=control, **_block_training(module))
     twin = _prepared_now(tree, features.dtype)
     if twin is not None:
-        return twin.logits
-    return functools.partial(live.forward, **_block_training(module))
+        return functools.partial(twin.logits, control=control)
+    return functools.partial(live.forward, control=control, **_block_training(module))
 
 
 def _block_training(module: AudioEncoder | TextDecoder) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def memory_of(engine: _C.Whisper, features: Tensor) -> _C.AudioMemory:
     state = _state_of(features)
     if session.remembered is None or session.remembered[1] != state:
         session.remembered = None  # its memory goes before the new one comes
-        session.remembered = (features, state, engine.remember(features))
+        session.remembered = (features, state, engine.remember(features, _C.Control()))
     return session.remembered[2]
 
 
@@ -391,7 +391,7 @@ def _prepared_twin(model: nn.Module, trees: tuple[Tree, ...], dtype: torch.dtype
         }
         twin = _C.Whisper(trees[0].dims | trees[1].dims, tensors)
         before = _state_of_bytes(twin, model, trees)
-        twin.prepare(dtype, packed)
+        twin.prepare(dtype, packed, _C.Control())
         slot.by_type[key] = _Prepared(twin, weights, before)
         if not isinstance(before, int):
             _mapped.let_go(tensors.values())
@@ -405,4 +405,4 @@ def _state_of_bytes(
     files = None
     if _compute_type.of(model) != "default":  # else they are copies
         files = _mapped.files_of(tensor for tree in trees for tensor in tree.tensors.values())
-    return twin.fingerprint() if files is None else files
+    return twin.fingerprint(_C.Control()) if files is None else files

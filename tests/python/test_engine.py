@@ -1,5 +1,6 @@
 """The rule that chooses between the C++ engine and the Python path."""
 
+import contextlib
 import copy
 import gc
 import os
@@ -500,7 +501,8 @@ def test_direct_calls_in_a_session_use_the_packed_weights_only_without_gradients
         assert features.requires_grad
         with torch.no_grad():
             assert torch.equal(model.encoder(mel), engine.embed_audio(mel, _engine._C.Control()))
-            assert torch.equal(model.logits(tokens, features), engine.logits(tokens, features))
+            logits = engine.logits(tokens, features, _engine._C.Control())
+            assert torch.equal(model.logits(tokens, features), logits)
 
 
 def test_a_direct_call_of_the_encoder_can_be_stopped(model, mel):
@@ -509,6 +511,32 @@ def test_a_direct_call_of_the_encoder_can_be_stopped(model, mel):
     call = _engine.encoder_for(model.encoder, mel)
     with pytest.raises(_engine._C.Cancelled):
         call(mel, control=control)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_direct_call_of_the_decoder_can_be_stopped(model, mel, tokens, hidden, prepared):
+    control = _engine._C.Control()
+    control.cancel()
+    with torch.no_grad(), _engine.session(model, torch.float32) if prepared else contextlib.nullcontext():
+        features = model.encoder(mel)
+        call = _engine.decoder_for(model.decoder, tokens, features, None, hidden)
+        with pytest.raises(_engine._C.Cancelled):
+            call(tokens, features, control=control)
+
+
+def test_preparing_can_be_stopped(model, mel):
+    control = _engine._C.Control()
+    control.cancel()
+    with _engine.session(model, torch.float32) as engine, torch.no_grad():
+        features = model.encoder(mel)
+        for call in (
+            lambda: engine.remember(features, control),
+            lambda: engine.prepare(torch.float32, "float32", control),
+            lambda: engine.fingerprint(control),
+        ):
+            with pytest.raises(_engine._C.Cancelled):
+                call()
 
 
 def test_a_stale_twin_is_replaced_and_not_changed(model, mel):

@@ -31,6 +31,12 @@ TEST(Fingerprint, SeesOneChangedElementOfAnyTensor) {
   }
 }
 
+TEST(Fingerprint, CanBeCancelled) {
+  common::Control control;
+  control.cancel();
+  EXPECT_THROW(fingerprint(*random_model(), control), common::Cancelled);
+}
+
 TEST(Fingerprint, SeesSwappedRows) {
   const at::NoGradGuard no_grad;
   Whisper whisper = random_model();

@@ -128,5 +128,17 @@ TEST(TextDecoder, RefusesSequencesThatAreTooLong) {
   EXPECT_THROW(decoder->forward(random_tokens(1, 25), at::randn({1, 20, 16})), c10::ValueError);
 }
 
+TEST(TextDecoder, CanBeCancelled) {
+  TextDecoder decoder = random_model()->decoder;
+  const at::Tensor features = at::randn({1, 20, 16});
+  const AudioMemory memory = decoder->remember(features);
+  DecoderState state = decoder->start(memory);
+  common::Control control;
+  control.cancel();
+  EXPECT_THROW(decoder->forward(random_tokens(1, 3), features, control), common::Cancelled);
+  EXPECT_THROW(decoder->remember(features, control), common::Cancelled);
+  EXPECT_THROW(decoder->advance(random_tokens(1, 3), memory, state, control), common::Cancelled);
+}
+
 }  // namespace
 }  // namespace torchwhisper::model

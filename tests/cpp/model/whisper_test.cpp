@@ -109,6 +109,12 @@ TEST(Whisper, RoundedProductsAreForFloat32Activations) {
   EXPECT_THROW(random_model()->prepare({at::kHalf, nn::ComputeType::kInt8}), c10::ValueError);
 }
 
+TEST(Whisper, PreparingCanBeCancelled) {
+  common::Control control;
+  control.cancel();
+  EXPECT_THROW(random_model()->prepare(at::kFloat, control), common::Cancelled);
+}
+
 TEST(Whisper, RefusesWrongInput) {
   Whisper whisper = random_model();
   common::Control control;
