@@ -114,9 +114,19 @@ class Bfloat16Memory {
   std::uint32_t* keys() const { return static_cast<std::uint32_t*>(keys_.mutable_data_ptr()); }
   std::uint32_t* values() const { return static_cast<std::uint32_t*>(values_.mutable_data_ptr()); }
 
+  // Rows lie far apart, so that the processor does not guess the next one.
+  static constexpr std::int64_t kAhead = 8;
+  void ask_for(const float* row) const {
+    constexpr std::int64_t kCacheLine = 16;  // numbers
+    for (std::int64_t d = 0; d < a_.dim; d += kCacheLine) {
+      __builtin_prefetch(row + d);
+    }
+  }
+
   void take_keys(const Head& head, std::uint32_t* to) const {
     std::uint32_t key[kPanelWidth];
     for (std::int64_t t = 0; t < panel_count(a_.time) * kPanelWidth; ++t) {
+      ask_for(head.k + (t + kAhead) * a_.stride);
       kernels().shorten_row(head.k + t * a_.stride, t < a_.time ? a_.dim : 0, dim_words_, key);
       std::uint32_t* column = to + t / kPanelWidth * dim_words_ * kPanelWidth + t % kPanelWidth;
       for (std::int64_t w = 0; w < dim_words_; ++w) {
@@ -132,6 +142,7 @@ class Bfloat16Memory {
       for (std::int64_t i = 0; i < 2; ++i) {
         std::uint32_t row[kWords] = {};
         if (t + i < a_.time) {
+          ask_for(head.v + (t + i + kAhead) * a_.stride);
           kernels().shorten_row(head.v + (t + i) * a_.stride, a_.dim, kWords, row);
         }
         std::memcpy(pair[i], row, sizeof(row));

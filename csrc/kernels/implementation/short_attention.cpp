@@ -150,13 +150,13 @@ void score(const ShortAttention& a, Scratch& scratch) {
 // The bits of a bfloat16 are its logarithm to base 2 in units of 1/128, plus those of 1.0, less what a
 // straight line from 1 to 2 lies above 2^(i / 128): this.
 struct Excess {
-  std::uint8_t of[128];
+  std::uint8_t of[128] = {};
 
-  constexpr Excess() : of{} {
+  constexpr Excess() {
     double power = 1.0;
     for (int i = 0; i < 128; ++i, power *= 1.0054299011128027) {
-      const double excess = i - 128.0 * (power - 1.0);
-      of[i] = static_cast<std::uint8_t>(excess + 0.5);
+      const auto halves = static_cast<int>(2.0 * (i - 128.0 * (power - 1.0)));
+      of[i] = static_cast<std::uint8_t>((halves + 1) / 2);
     }
   }
 };
@@ -181,7 +181,7 @@ inline __m512i powers_of_two(__m512 first, __m512 second, __m512 factor, __m512 
 constexpr float kUnit = 1.0F;
 constexpr float kOne = 0.0F;
 
-// 2^t for t <= 0 to 5e-5 of itself: t = n + r with |r| <= 1/2.
+// 2^t for t <= 0 to 5e-5 of itself: t = n + r with |r| <= 1/2. Of minus infinity scalef() makes 0.
 inline __m512 power_of_two(__m512 t) {
   const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 r = t - n;

@@ -95,7 +95,20 @@ class Finish {
 
 constexpr std::int64_t kRowsOfSquare = 2 * kTileRows;
 
-/// Rows whose sums are there, finished a few at a time.
+/// Asks for what finishing a square of rows from `row` on touches, which may be in no cache.
+inline void ask_for_square(const Output& out, std::int64_t row) {
+  constexpr std::int64_t kCacheLine = 16;  // numbers
+  for (std::int64_t r = row; r < row + kRowsOfSquare; ++r) {
+    for (std::int64_t c = 0; c < out.columns; c += kCacheLine) {
+      __builtin_prefetch(out.y + r * out.y_stride + c, /*rw=*/1);
+      if (out.epilogue.residual != nullptr) {
+        __builtin_prefetch(out.epilogue.residual + r * out.y_stride + c);
+      }
+    }
+  }
+}
+
+/// Rows whose sums are there, finished a few at a time while the tiles compute the next.
 template <typename Words>
 class Unfinished {
  public:
@@ -145,6 +158,7 @@ std::int64_t multiply_squares(const WordProduct& p, const Finish<Words>& finish)
   std::int64_t row = 0;
   for (; row + kRowsOfSquare <= p.rows; row += kRowsOfSquare) {
     typename Words::Number* these = sums[row / kRowsOfSquare % 2];
+    ask_for_square(p.out, row);
     multiply_square<Words>(p, row, 0, these, last);
     multiply_square<Words>(p, row, kPanelWidth / 2, these, last);
     last.all();

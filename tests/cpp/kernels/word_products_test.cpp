@@ -148,7 +148,7 @@ TEST_P(WordProducts, Int8FinishesProducts) {
     const at::Tensor plain = panel.multiply(*table_, x).to(at::kDouble);
     const at::Tensor y =
         panel.multiply(*table_, x, {.bias = data(bias), .gelu = true, .residual = data(residual)});
-    EXPECT_LT(relative_error(y, residual.slice(1, 0, columns) + at::gelu(plain + bias)), 2e-5);
+    EXPECT_LT(relative_error(y, residual.slice(1, 0, columns) + at::gelu(plain + bias)), 5e-5);
   }
 }
 
