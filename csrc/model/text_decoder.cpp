@@ -171,7 +171,7 @@ bool TextDecoderImpl::steps(const DecoderState& state) const {
 }
 
 // x: [row, n_state] -> the hidden states, without a tensor in between.
-at::Tensor TextDecoderImpl::step(at::Tensor x, const AudioMemory& memory, DecoderState& state) {
+at::Tensor TextDecoderImpl::step(const at::Tensor& x, const AudioMemory& memory, DecoderState& state) {
   if (!state.buffers.fit(x.size(0), x.size(1))) {
     state.buffers = nn::StepBuffers(x.size(0), x.size(1));
   }

@@ -98,7 +98,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   std::vector<std::vector<std::int64_t>> heads_of_layers(
       const std::vector<std::pair<std::int64_t, std::int64_t>>& heads) const;
   bool steps(const DecoderState& state) const;
-  at::Tensor step(at::Tensor x, const AudioMemory& memory, DecoderState& state);
+  at::Tensor step(const at::Tensor& x, const AudioMemory& memory, DecoderState& state);
   void check_length(std::int64_t n_token) const;
   at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
 

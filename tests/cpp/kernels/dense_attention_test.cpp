@@ -44,7 +44,8 @@ TEST_P(DenseAttentionTest, EqualsTheFormula) {
         };
         const at::Tensor weights = at::softmax(at::matmul(head(0), head(1).transpose(2, 3)) * 0.25, -1);
         const at::Tensor exact = at::matmul(weights, head(2)).transpose(1, 2).flatten(2);
-        EXPECT_LT(relative_error(y, exact), GetParam() ? 5e-3 : 3e-6) << time << " " << dim;
+        // Scores of up to 60 in float32 have weights that are off by 60 times its rounding.
+        EXPECT_LT(relative_error(y, exact), GetParam() ? 5e-3 : 7e-6) << time << " " << dim;
       }
     }
   }
