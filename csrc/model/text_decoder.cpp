@@ -31,6 +31,8 @@ void check_sequences(const at::Tensor& tokens, const at::Tensor& features, std::
 
 // y += table[row]. table: [row, n], of floats or shorter ones on a CPU.
 void add_row(const at::Tensor& table, std::int64_t row, float* y) {
+  TORCH_CHECK_INDEX(row >= 0 && row < table.size(0), "token ", row, " is out of range, expected 0 to ",
+                    table.size(0) - 1);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, table.scalar_type(), "add_row", [&] {
     const auto* from = table.const_data_ptr<scalar_t>() + row * table.stride(0);
     for (std::int64_t i = 0; i < table.size(1); ++i) {

@@ -61,7 +61,7 @@ TEST(TextDecoder, OneTokenOfEveryRowAtATime) {
   }
 }
 
-TEST(TextDecoder, RefusesMoreTokensThanItsContext) {
+TEST(TextDecoder, RefusesUnknownTokensAndMoreThanItsContext) {
   const at::NoGradGuard no_grad;
   TextDecoder decoder = random_model()->decoder;
   nn::WeightArena arena;
@@ -69,6 +69,8 @@ TEST(TextDecoder, RefusesMoreTokensThanItsContext) {
   const AudioMemory memory = decoder->remember(at::randn({1, 20, 16}));
   DecoderState state = decoder->start(memory);
   const std::int64_t most = decoder->positional_embedding.size(0);
+  EXPECT_THROW(decoder->advance_by_one({-1}, memory, state), c10::IndexError);
+  EXPECT_THROW(decoder->advance_by_one({decoder->token_embedding.size(0)}, memory, state), c10::IndexError);
   decoder->advance(random_tokens(1, most), memory, state);
   EXPECT_THROW(decoder->advance_by_one({1}, memory, state), c10::ValueError);
 }
