@@ -83,6 +83,33 @@ def test_one_window_or_a_batch(package, small, mel):
     assert package.root.decode(small, features[1], options(package)).tokens == batch[1].tokens
 
 
+def test_probabilities_of_a_result(package, small, mel):
+    """avg_logprob counts the end of the text; no_speech_prob is read at <|startoftranscript|>, unfiltered."""
+    free = {"suppress_tokens": None, "suppress_blank": False, "without_timestamps": True, "prompt": [5]}
+    result = package.root.decode(small, mel[0], options(package, **free, sample_len=1))
+    decoding_task = task(package, small, **free)
+    initial = torch.tensor([decoding_task.initial_tokens])
+    with torch.no_grad():
+        logits = small.logits(initial, small.embed_audio(mel[:1]))[0]
+    best = logits[-1].log_softmax(-1).max(-1)
+    assert result.tokens == [best.indices.item()]
+    assert result.avg_logprob == pytest.approx(best.values.item() / 2, abs=1e-4)
+    assert decoding_task.sot_index == 2
+    assert result.no_speech_prob == pytest.approx(logits[2].softmax(-1)[NO_SPEECH].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("given", [{}, {"beam_size": 2}, {"temperature": 0.5}])
+def test_decoding_ends_with_the_context(package, small, mel, given):
+    """Not before a token stands beyond it: 33 for a context of 32."""
+    endless = {"suppress_tokens": "50257", "without_timestamps": True, "sample_len": 99}
+    result = package.root.decode(small, mel[0], options(package, **endless, **given))
+    assert len(result.tokens) == 33 - 4
+
+
+def test_a_language_comes_back_as_it_was_given(package, small, mel):
+    assert package.root.decode(small, mel[0], options(package, language="German")).language == "German"
+
+
 def test_keywords_replace_options(package, small, mel):
     result = package.root.decode(small, mel[0], options(package), temperature=0.4, sample_len=2)
     assert result.temperature == 0.4 and len(result.tokens) <= 2
@@ -411,6 +438,13 @@ class TestDetectLanguage:
             package.root.detect_language(english, mel)
         with pytest.raises(ValueError, match=message):
             package.root.decode(english, mel, package.root.DecodingOptions(fp16=False))
+
+    def test_with_a_tokenizer(self, package, small, mel):
+        get = package.tokenizer.get_tokenizer
+        _, (probs, _) = package.root.detect_language(small, mel, get(True, num_languages=99))
+        assert len(probs) == 99
+        with pytest.raises(ValueError, match="This model doesn't have language tokens"):
+            package.root.detect_language(small, mel, get(False))
 
     def test_in_a_batch_each_window_has_its_own(self, package, small, mel):
         decoding_task = task(package, small, language=None)

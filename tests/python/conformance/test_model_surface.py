@@ -167,6 +167,19 @@ def test_attention_scores(package):
     assert torch.isinf(scores[0, 0]).equal(torch.ones(5, 5).triu(1).bool())
 
 
+def test_scores_are_those_before_the_softmax(package):
+    attention = package.model.MultiHeadAttention(8, 2)
+    x, memory = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    with package.model.disable_sdpa():
+        out, scores = attention(x, memory)
+    query, key, value = attention.query(x), attention.key(memory), attention.value(memory)
+    split = lambda t: t.unflatten(2, (2, 4)).transpose(1, 2)  # noqa: E731
+    wanted = split(query) @ split(key).mT / 2  # the root of 4 numbers per head
+    assert torch.allclose(scores, wanted, atol=1e-6)
+    mixed = (wanted.softmax(-1) @ split(value)).transpose(1, 2).flatten(2)
+    assert torch.allclose(out, attention.out(mixed), atol=1e-6)
+
+
 def test_with_sdpa_only_the_presence_of_the_mask_counts(package):
     attention = package.model.MultiHeadAttention(8, 2)
     x = torch.randn(1, 5, 8)
@@ -229,6 +242,57 @@ class TestKvCacheHooks:
         assert not cache[small.decoder.blocks[1].attn.value].requires_grad  # from the second step on
         assert cache[small.decoder.blocks[0].cross_attn.key] is cross
         for hook in hooks:
+            hook.remove()
+
+    def test_a_given_cache_is_gone_on_with(self, small, mel, tokens):
+        features = small.embed_audio(mel)
+        whole = small.logits(tokens, features)
+        cache, hooks = small.install_kv_cache_hooks()
+        small.decoder(tokens[:, :8], features, kv_cache=cache)
+        for hook in hooks:
+            hook.remove()
+        again, hooks = small.install_kv_cache_hooks(cache)
+        last = small.decoder(tokens[:, 8:], features, kv_cache=again)
+        for hook in hooks:
+            hook.remove()
+        key = small.decoder.blocks[0].attn.key
+        assert torch.allclose(last, whole[:, 8:], atol=1e-4)
+        assert (cache[key].shape[1], again[key].shape[1]) == (8, 9)  # the given one stays as it was
+
+    def test_outputs_longer_than_the_context_replace_what_is_kept(self, small):
+        """Which is how the hooks tell the memory of cross-attention from tokens."""
+        cache, hooks = small.install_kv_cache_hooks()
+        key = small.decoder.blocks[0].attn.key
+        outputs = [key(torch.randn(1, n, 64)) for n in (2, 3, 33, 40)]
+        assert [output.shape[1] for output in outputs] == [2, 5, 33, 40]  # n_text_ctx is 32
+        assert cache[key] is outputs[-1]
+        for hook in hooks:
+            hook.remove()
+
+    def test_the_first_entry_tells_the_position(self, small, mel, tokens):
+        """In the reference's words: `next(iter(kv_cache.values())).shape[1]`."""
+        features = small.embed_audio(mel)
+        seen = []
+        hook = small.decoder.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        small.decoder(tokens[:, :1], features, kv_cache={"anything": torch.zeros(2, 5, 64)})
+        hook.remove()
+        decoder = small.decoder
+        wanted = decoder.token_embedding(tokens[:, :1]) + decoder.positional_embedding[5:6]
+        assert torch.allclose(seen[0], wanted, atol=1e-6)
+
+    def test_memory_is_projected_unless_it_is_kept(self, small, mel, tokens):
+        features = small.embed_audio(mel)
+        cross = small.decoder.blocks[1].cross_attn
+        counted = []
+        counting = cross.value.register_forward_hook(lambda *_: counted.append(1))
+        cache, hooks = small.install_kv_cache_hooks()
+        small.decoder(tokens[:, :1], features, kv_cache=cache)
+        small.decoder(tokens[:, 1:2], features, kv_cache=cache)
+        assert len(counted) == 1
+        del cache[cross.key]  # the key alone decides
+        small.decoder(tokens[:, 2:3], features, kv_cache=cache)
+        assert len(counted) == 2
+        for hook in (*hooks, counting):
             hook.remove()
 
     def test_several_tokens_after_the_first_step_are_attended_wrongly(self, pair, mel, tokens):

@@ -1,5 +1,6 @@
 """Which names the modules have, and what they are."""
 
+import dataclasses
 import importlib
 import inspect
 import subprocess
@@ -113,6 +114,12 @@ def test_names_of_the_package(package):
     assert package.root.load_audio is package.audio.load_audio
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_lists_its_names(package, name):
+    """So that `from whisper.utils import *` gives whatever a module imports."""
+    assert not hasattr(module(package.name, name), "__all__")
+
+
 def test_transcribe_is_the_function_and_the_module_only_in_sys_modules(package):
     attribute = package.root.transcribe
     assert inspect.isfunction(attribute)
@@ -146,6 +153,28 @@ def test_languages(package):
     languages = package.tokenizer.LANGUAGES
     assert (len(languages), list(languages)[-1]) == (100, "yue")
     assert len(package.tokenizer.TO_LANGUAGE_CODE) == 112
+
+
+def test_what_is_made_once_per_process(package):
+    """Programs call cache_clear() on these."""
+    made = (package.tokenizer.get_encoding, package.tokenizer.get_tokenizer, package.audio.mel_filters)
+    for function in made:
+        assert function.cache_info().maxsize is None, function
+
+
+def test_a_tokenizer_keeps_what_it_has_worked_out(package):
+    cls = package.tokenizer.Tokenizer
+    names = "encoding num_languages language task sot_sequence special_tokens"
+    assert [field.name for field in dataclasses.fields(cls)] == names.split()
+    tokenizer = cls(package.tokenizer.get_encoding("multilingual"), 99, "de", "translate")
+    worked_out = (
+        "eot transcribe translate sot sot_lm sot_prev no_speech no_timestamps timestamp_begin language_token "
+        "all_language_tokens all_language_codes sot_sequence_including_notimestamps non_speech_tokens"
+    ).split()
+    for name in worked_out:
+        assert getattr(tokenizer, name) is vars(tokenizer)[name]
+    tokenizer.no_timestamps = 7  # and so a program may set them
+    assert tokenizer.no_timestamps == 7
 
 
 def test_version_sorts_after_the_one_that_dependents_ask_for(package):

@@ -86,6 +86,23 @@ def test_no_text_has_no_words(package, demo, tokenizer, window):
     assert package.timing.find_alignment(demo, tokenizer, [], window, 1100) == []
 
 
+def test_special_tokens_are_no_text(package, demo, tokenizer, window):
+    with pytest.raises(IndexError, match="50257 is out of"):
+        package.timing.find_alignment(demo, tokenizer, [tokenizer.eot], window, 1100)
+
+
+def test_no_attention_of_the_model_is_fused_meanwhile(package, demo, tokenizer, window):
+    """Programs that hook the encoder see its scores too."""
+    seen = []
+    attentions = (demo.encoder.blocks[0].attn, demo.decoder.blocks[0].attn, demo.decoder.blocks[0].cross_attn)
+    hooks = [a.register_forward_hook(lambda _, __, out: seen.append(out[1].shape[-1])) for a in attentions]
+    text = tokenizer.encode(" ask")
+    package.timing.find_alignment(demo, tokenizer, text, window, 1100)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [1500, 6, 1500]  # <|sot|><|en|><|transcribe|><|notimestamps|> ask<|eot|>
+
+
 def test_few_frames_are_not_filtered(package, demo, tokenizer, window):
     text = tokenizer.encode(" ask")
     assert package.timing.find_alignment(demo, tokenizer, text, window, 6)[0].end <= 0.06
@@ -221,11 +238,11 @@ class TestAddWordTimestamps:
     ("language", "words"),
     [
         ("en", [" Ich", " ging", " heim"]),
-        ("ja", [" Ich", " ging", " he", "im"]),  # by token
+        *((code, [" Ich", " ging", " he", "im"]) for code in ("zh", "ja", "th", "lo", "my", "yue")),  # by token
     ],
 )
 def test_words_are_split_by_language(package, language, words):
-    tokenizer = package.tokenizer.get_tokenizer(True, language=language)
+    tokenizer = package.tokenizer.get_tokenizer(True, num_languages=100, language=language)
     ids = tokenizer.encode(" Ich ging heim")
     found, tokens = tokenizer.split_to_word_tokens(ids)
     assert (found, [t for word in tokens for t in word]) == (words, ids)
