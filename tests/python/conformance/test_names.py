@@ -170,8 +170,8 @@ def test_a_tokenizer_keeps_what_it_has_worked_out(package):
     worked_out = (
         "eot transcribe translate sot sot_lm sot_prev no_speech no_timestamps timestamp_begin language_token "
         "all_language_tokens all_language_codes sot_sequence_including_notimestamps non_speech_tokens"
-    ).split()
-    for name in worked_out:
+    )
+    for name in worked_out.split():
         assert getattr(tokenizer, name) is vars(tokenizer)[name]
     tokenizer.no_timestamps = 7  # and so a program may set them
     assert tokenizer.no_timestamps == 7

@@ -238,7 +238,8 @@ class TestAddWordTimestamps:
     ("language", "words"),
     [
         ("en", [" Ich", " ging", " heim"]),
-        *((code, [" Ich", " ging", " he", "im"]) for code in ("zh", "ja", "th", "lo", "my", "yue")),  # by token
+        # By token:
+        *((code, [" Ich", " ging", " he", "im"]) for code in ("zh", "ja", "th", "lo", "my", "yue")),
     ],
 )
 def test_words_are_split_by_language(package, language, words):
