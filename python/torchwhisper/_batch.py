@@ -18,18 +18,24 @@ def decode_attempts(model: "Whisper", batch_size: int, attempts: list[Attempt]) 
     """The result of each attempt, or why it has none; at most `batch_size` at once."""
     answers: dict[int, Answer] = {}
     for numbers in _groups(model, attempts, batch_size):
-        try:
-            found: list[DecodingResult] = _decode(model, [attempts[number] for number in numbers])
-        except Exception as error:
-            answers |= dict.fromkeys(numbers, error)
-        else:
-            answers |= dict(zip(numbers, found, strict=True))
+        found = _answers(model, [attempts[number] for number in numbers])
+        answers |= dict(zip(numbers, found, strict=True))
     return [answers[number] for number in range(len(attempts))]
 
 
 def draws(attempts: list[Attempt]) -> bool:
     """Whether they take random numbers, which the clips of one recording do in their order."""
     return any(attempt.options.temperature > 0 for attempt in attempts)
+
+
+def _answers(model: "Whisper", attempts: list[Attempt]) -> list[Answer]:
+    try:
+        return [*_decode(model, attempts)]
+    except Exception as error:
+        if len(attempts) == 1:
+            return [error]
+    # One recording that cannot be decoded does not fail those beside it.
+    return [answer for attempt in attempts for answer in _answers(model, [attempt])]
 
 
 def _decode(model: "Whisper", attempts: list[Attempt]) -> list[DecodingResult]:

@@ -189,6 +189,17 @@ def test_a_window_that_fails_is_tried_again_alone(demo, recordings, batches):
     assert batches[0] == 2 and batches[1:3] == [1, 1]
 
 
+def test_a_window_that_cannot_be_decoded_fails_alone(demo):
+    features = demo.embed_audio(torch.zeros(1, 80, 3000))[0]
+    broken = torch.full_like(features, torch.nan)
+    options = DecodingOptions(language="en", fp16=False)
+    with torch.no_grad():
+        found = _batch.decode_attempts(demo, 4, [Attempt(f, options) for f in (features, broken, features)])
+        alone = demo.decode(features, options)
+    assert isinstance(found[1], ValueError)
+    assert found[0].tokens == found[2].tokens == alone.tokens
+
+
 def test_on_the_python_path(demo, recordings):
     alone = [transcribe(demo, audio, language="en", sample_len=8) for audio in recordings[:2]]
     hook = demo.decoder.blocks[0].register_forward_hook(lambda *_: None)
