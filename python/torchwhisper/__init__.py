@@ -124,7 +124,7 @@ def load_model(
     _block_training.BlockTraining(checkpointing).checked()
     mapped = compute_type != "default" and device.type == "cpu"
     checkpoint = _read(name, download_root, in_memory, mapped)
-    model = _checkpoint.build(checkpoint, name, device, compute_type)
+    model = _checkpoint.build(checkpoint, name, device, compute_type, Whisper)
     model.enable_checkpointing(checkpointing)
     give_back()  # what the file was read into
     return model

@@ -117,11 +117,17 @@ def _check_archive(source: str | bytes, name: str) -> bool:
     return stored
 
 
-def build(checkpoint: Checkpoint, name: str, device: torch.device, compute_type: str = "default") -> Whisper:
+def build(
+    checkpoint: Checkpoint,
+    name: str,
+    device: torch.device,
+    compute_type: str = "default",
+    make: Callable[[ModelDimensions], Whisper] = Whisper,
+) -> Whisper:
     """The model of a checkpoint on `device`; empties the checkpoint.
 
     The parameters are float32 copies; with a compute type the checkpoint's own tensors on a CPU, elsewhere
-    copies of that type.
+    copies of that type. make: the model's class.
 
     Raises RuntimeError if the dims are impossible or the tensors do not fit them.
     """
@@ -129,7 +135,7 @@ def build(checkpoint: Checkpoint, name: str, device: torch.device, compute_type:
     shapes = {checkpoint.key(key): shape for key, shape in tensor_shapes(dims).items()}
     check_tensors(checkpoint.state, shapes, name)
     with _SkipInit():
-        model = Whisper(dims)
+        model = make(dims)
     if compute_type == "default":
         with torch.no_grad():
             for key, parameter in model.state_dict().items():

@@ -1,12 +1,13 @@
 """A recording in windows of 30 seconds, as a model sees them."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import decoding
-from .audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, pad_or_trim
+from .audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from .model import Whisper
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 class Recording:
     """A recording in windows for one model. A window is encoded once, whoever asks for it."""
 
-    def __init__(self, model: "Whisper", mel: Tensor, dtype: torch.dtype) -> None:
-        """mel: [n_mels, frames], with N_FRAMES after the content. dtype: what to compute in."""
+    def __init__(
+        self, model: "Whisper", mel: Tensor, dtype: torch.dtype, pad_or_trim: Callable[..., Any]
+    ) -> None:
+        """A recording from its log-mel.
+
+        mel: [n_mels, frames], with N_FRAMES after the content. dtype: what to compute in.
+        pad_or_trim: `audio.pad_or_trim`, or what a program has put in its place.
+        """
         self.model = model
         self.mel = mel
         self.dtype = dtype
+        self.pad_or_trim = pad_or_trim
         self.content_frames: int = mel.shape[-1] - N_FRAMES
         self.duration = self.content_frames * HOP_LENGTH / SAMPLE_RATE
         self._takes_features = takes_features(model)
@@ -27,7 +35,7 @@ class Recording:
 
     def mel_window(self, start: int, size: int) -> Tensor:
         """Frames [start, start + size), followed by zeros: not silence, but what the models are used with."""
-        return self._on_device(pad_or_trim(self.mel[:, start : start + size], N_FRAMES))
+        return self._on_device(self.pad_or_trim(self.mel[:, start : start + size], N_FRAMES))
 
     def window(self, start: int, size: int) -> Tensor:
         """The audio features of `mel_window` if the model takes them in its place, else the log-mel."""
@@ -41,7 +49,7 @@ class Recording:
 
     def again(self) -> "Recording":
         """The same recording, for somebody who looks at other windows at the same time."""
-        return Recording(self.model, self.mel, self.dtype)
+        return Recording(self.model, self.mel, self.dtype, self.pad_or_trim)
 
     def _on_device(self, mel: Tensor) -> Tensor:
         return mel.to(self.model.device).to(self.dtype)

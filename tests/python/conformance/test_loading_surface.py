@@ -242,3 +242,11 @@ def test_a_file_is_hashed_at_every_start_by_the_reference_only(package, official
     monkeypatch.setattr(hashlib, "sha256", lambda *data: hashed.append(data) or sha256(*data))
     load(package, official)
     assert bool(hashed) == package.is_reference
+
+
+def test_the_class_of_the_model_can_be_replaced(package, official, monkeypatch):
+    class Mine(package.model.Whisper):
+        pass
+
+    monkeypatch.setattr(package.root, "Whisper", Mine)
+    assert type(load(package, official)[0]) is Mine
