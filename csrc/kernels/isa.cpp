@@ -47,7 +47,8 @@ bool processor_has(Isa isa) {
   const Leaf more(7, 1);
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_bit(Leaf(1, 0).ecx, 29);  // F16C
   switch (isa) {
     case Isa::kBaseline:
       return true;

@@ -33,6 +33,17 @@ std::int64_t panels_per_thread(const RowsAndColumns& whole) {
   return std::max<std::int64_t>(1, kWorthAThread / std::max<std::int64_t>(1, work));
 }
 
+template <typename Weight>
+void multiply_each(const RowsAndColumns& product, const Weight* panels,
+                   void (*multiply)(const PanelProduct&, const Weight*)) {
+  at::parallel_for(0, panel_count(product.columns), panels_per_thread(product),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t panel = begin; panel < end; ++panel) {
+                       multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth);
+                     }
+                   });
+}
+
 void round_column(const float* column, std::int64_t depth, std::int64_t index, const Int8Panels& packed) {
   float largest = 0.0F;
   for (std::int64_t k = 0; k < depth; ++k) {
@@ -93,14 +104,14 @@ void pack_panels_int8(const float* matrix, std::int64_t columns, std::int64_t de
 }
 
 void multiply_panels(const RowsAndColumns& product, const float* panels) {
-  const auto& multiply = kernels().multiply;
-  at::parallel_for(0, panel_count(product.columns), panels_per_thread(product),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t panel = begin; panel < end; ++panel) {
-                       multiply(product_of(product, panel), panels + panel * product.depth * kPanelWidth);
-                     }
-                   });
+  multiply_each(product, panels, kernels().multiply);
 }
+
+void multiply_panels_half(const RowsAndColumns& product, const std::uint16_t* panels) {
+  multiply_each(product, panels, kernels().multiply_half);
+}
+
+bool multiplies_half_fast() { return has_isa(Isa::kAvx2); }
 
 void multiply_panels_int8(const RowsAndColumns& product, const std::int8_t* panels, const float* scale) {
   const auto& multiply = kernels().multiply_int8;

@@ -45,6 +45,13 @@ struct RowsAndColumns {
 };
 TORCHWHISPER_API void multiply_panels(const RowsAndColumns& product, const float* panels);
 
+/// The same with panels in float16, of finite numbers only. They are a matrix in float32 that float16 can
+/// hold, as checkpoints are: the product is that of multiply_panels(), bit by bit.
+TORCHWHISPER_API void multiply_panels_half(const RowsAndColumns& product, const std::uint16_t* panels);
+
+/// Whether that costs no more than what it saves in reading.
+TORCHWHISPER_API bool multiplies_half_fast();
+
 /// The same with int8 panels and their scales.
 TORCHWHISPER_API void multiply_panels_int8(const RowsAndColumns& product, const std::int8_t* panels,
                                            const float* scale);

@@ -44,10 +44,17 @@ struct Output {
 /// filled up with zeros to whole multiples of kWordsTogether.
 inline constexpr std::int64_t kWordsTogether = 16;
 
+/// Products in float32 take numbers apart into sums of bfloat16: three hold any number, two hold what float16
+/// does. The first part is the largest. Each part of a matrix is a panel of words of its own, one after the
+/// other.
+inline constexpr std::int64_t kPartsOfRows = 3;
+inline constexpr std::int64_t kPartsOfPanels = 2;
+
 /// A product of rows with one panel of words.
 struct WordProduct {
-  const std::uint32_t* x;  // [rows][words], made by round_row() or shorten_row() of the same table
-  std::int64_t x_stride;   // in words
+  const std::uint32_t*
+      x;  // [rows][words], made by round_row(), shorten_row() or split_row() of the same table
+  std::int64_t x_stride;  // in words
   std::int64_t rows;
   std::int64_t words;
   const std::uint32_t* panel;
@@ -55,6 +62,7 @@ struct WordProduct {
   const float* column_scale;        // [kPanelWidth]
   const std::int32_t* column_sums;  // [kPanelWidth]: each column's integers together
   Output out;
+  std::int64_t x_part = 0;  // of parts: from one part of x to the next, in words
 };
 
 /// How many queries attend_shortened() takes at once.
@@ -80,7 +88,9 @@ struct ShortAttention {
 
 struct KernelTable {
   void (*multiply)(const PanelProduct& product, const float* panel);
-  /// The same in float32 with a panel that is kept in bfloat16.
+  /// The same in float32 with a panel that is kept in float16, all of it finite.
+  void (*multiply_half)(const PanelProduct& product, const std::uint16_t* panel);
+  /// The same with one that is kept in bfloat16.
   void (*multiply_bfloat16)(const PanelProduct& product, const std::uint16_t* panel);
   /// The same with one in int8. scale: [columns].
   void (*multiply_int8)(const PanelProduct& product, const std::int8_t* panel, const float* scale);
@@ -92,7 +102,12 @@ struct KernelTable {
   /// The same with bfloat16 and sums in float32; null where the processor cannot multiply bfloat16.
   void (*shorten_row)(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* shortened);
   void (*multiply_shortened)(const WordProduct& product);
-  /// y = softmax(q k^T * scale) v with what is multiplied in bfloat16. Null likewise.
+  /// The same with parts: the product in float32. Null where the processor has no tiles.
+  /// split_row() puts the parts of n numbers `part` words from each other.
+  void (*split_row)(const float* x, std::int64_t n, std::int64_t words, std::int64_t part,
+                    std::uint32_t* parts);
+  void (*multiply_parts)(const WordProduct& product);
+  /// y = softmax(q k^T * scale) v with what is multiplied in bfloat16. Null as shorten_row().
   void (*attend_shortened)(const ShortAttention& attention);
   /// The sum of x[i] * y[i].
   float (*dot)(const float* x, const float* y, std::int64_t n);

@@ -15,8 +15,6 @@ namespace {
 
 // Below this many multiplications a second thread costs more than it gives.
 constexpr std::int64_t kWorthAThread = 80'000;
-// So many numbers of x are made ready in the time that a second thread takes to start.
-constexpr std::int64_t kNumbersPerThread = 16'384;
 // Rows that fit into a core's cache beside a panel.
 constexpr std::int64_t kBytesAtOnce = std::int64_t{512} * 1024;
 constexpr std::int64_t kRowsTogether = 32;
@@ -50,14 +48,38 @@ void pack_bfloat16_column(const float* column, std::int64_t depth, std::uint32_t
   }
 }
 
+void pack_column_in_parts(const float* column, const WordPanels& packed, std::uint32_t* to) {
+  const std::int64_t part = words_of(packed.depth, packed.type) * kPanelWidth;
+  auto* first = reinterpret_cast<std::uint16_t*>(to);
+  auto* second = reinterpret_cast<std::uint16_t*>(to + part);
+  for (std::int64_t k = 0; k < packed.depth; ++k) {
+    const std::int64_t place = k / 2 * kPanelWidth * 2 + k % 2;
+    first[place] = c10::detail::round_to_nearest_even(column[k]);
+    second[place] = c10::detail::round_to_nearest_even(column[k] - c10::detail::f32_from_bits(first[place]));
+  }
+}
+
+void pack_column(const float* column, std::int64_t index, const WordPanels& packed, std::uint32_t* to) {
+  switch (packed.type) {
+    case WordType::kInt8:
+      return pack_int8_column(column, index, packed, to);
+    case WordType::kBfloat16:
+      return pack_bfloat16_column(column, packed.depth, to);
+    case WordType::kParts:
+      return pack_column_in_parts(column, packed, to);
+  }
+}
+
 constexpr std::size_t kCacheLine = 64;
 
-// Rows of x as the products take them, and the scale of each. Kept for the next product of the same thread.
+// Rows of x as the products take them, and the scale of each. Each thread makes ready what it needs, which
+// then is in its cache, and keeps the memory for the next product.
 struct ReadyRows {
   std::vector<std::uint32_t> memory;
   std::vector<float> scale;
   std::uint32_t* words = nullptr;  // in memory, from a cache line on
   std::int64_t stride = 0;         // in words
+  std::int64_t part = 0;           // from one part of all rows to the next, in words
 
   void reserve(std::int64_t n_word, std::int64_t n_row) {
     const std::size_t size = static_cast<std::size_t>(n_word) + kCacheLine / sizeof(std::uint32_t);
@@ -71,54 +93,70 @@ struct ReadyRows {
   }
 };
 
-void make_rows_ready(const RowsAndColumns& product, WordType type, ReadyRows& ready) {
+constexpr std::int64_t parts_of_rows(WordType type) { return type == WordType::kParts ? kPartsOfRows : 1; }
+
+// Rows [first, first + rows) of the product.
+void make_rows_ready(const RowsAndColumns& product, WordType type, std::int64_t first, std::int64_t rows,
+                     ReadyRows& ready) {
   const std::int64_t words = words_of(product.depth, type);
   // An odd number of cache lines, so that rows do not compete for the same places in the cache.
   ready.stride = words + (words / kWordsTogether % 2 == 0 ? kWordsTogether : 0);
-  ready.reserve(product.rows * ready.stride, product.rows);
-  at::parallel_for(0, product.rows, std::max<std::int64_t>(1, kNumbersPerThread / product.depth),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     const KernelTable& table = kernels();
-                     for (std::int64_t row = begin; row < end; ++row) {
-                       const float* x = product.x + row * product.x_stride;
-                       std::uint32_t* to = ready.words + row * ready.stride;
-                       if (type == WordType::kInt8) {
-                         ready.scale[static_cast<std::size_t>(row)] =
-                             table.round_row(x, product.depth, words, to);
-                       } else {
-                         table.shorten_row(x, product.depth, words, to);
-                       }
-                     }
-                   });
+  ready.part = rows * ready.stride;
+  ready.reserve(parts_of_rows(type) * ready.part, rows);
+  const KernelTable& table = kernels();
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float* x = product.x + (first + row) * product.x_stride;
+    std::uint32_t* to = ready.words + row * ready.stride;
+    switch (type) {
+      case WordType::kInt8:
+        ready.scale[static_cast<std::size_t>(row)] = table.round_row(x, product.depth, words, to);
+        break;
+      case WordType::kBfloat16:
+        table.shorten_row(x, product.depth, words, to);
+        break;
+      case WordType::kParts:
+        table.split_row(x, product.depth, words, ready.part, to);
+        break;
+    }
+  }
 }
 
 // Overlapping rows are made ready once, as one long row. What follows it is multiplied by zeros.
-void make_sequence_ready(const RowsAndColumns& product, ReadyRows& ready) {
-  const std::int64_t numbers = (product.rows - 1) * product.x_stride + product.depth;
-  const std::int64_t words = words_of(numbers, WordType::kBfloat16) + kWordsTogether;
+void make_sequence_ready(const RowsAndColumns& product, WordType type, std::int64_t first, std::int64_t rows,
+                         ReadyRows& ready) {
+  const float* x = product.x + first * product.x_stride;
+  const std::int64_t numbers = (rows - 1) * product.x_stride + product.depth;
+  const std::int64_t words = words_of(numbers, type) + kWordsTogether;
   ready.stride = product.x_stride / 2;
-  ready.reserve(words, 0);
-  at::parallel_for(0, words, kNumbersPerThread, [&](std::int64_t begin, std::int64_t end) {
-    // What begins elsewhere than at a whole vector would overlap the words of the next thread.
-    const auto whole = [words](std::int64_t i) {
-      return i == words ? i : i / kWordsTogether * kWordsTogether;
-    };
-    const std::int64_t first = whole(begin);
-    kernels().shorten_row(product.x + 2 * first, numbers - 2 * first, whole(end) - first,
-                          ready.words + first);
-  });
+  ready.part = words;
+  ready.reserve(parts_of_rows(type) * words, 0);
+  if (type == WordType::kParts) {
+    kernels().split_row(x, numbers, words, ready.part, ready.words);
+  } else {
+    kernels().shorten_row(x, numbers, words, ready.words);
+  }
 }
 
-const ReadyRows& make_ready(const RowsAndColumns& product, WordType type) {
-  static thread_local ReadyRows ready;
-  ReadyRows& rows = ready;  // of this thread, in all of them
+void make_ready(const RowsAndColumns& product, WordType type, std::int64_t first, std::int64_t rows,
+                ReadyRows& ready) {
   if (product.x_stride < product.depth) {
-    TORCH_INTERNAL_ASSERT(type == WordType::kBfloat16 && product.x_stride % 2 == 0);
-    make_sequence_ready(product, rows);
+    TORCH_INTERNAL_ASSERT(type != WordType::kInt8 && product.x_stride % 2 == 0);
+    make_sequence_ready(product, type, first, rows, ready);
   } else {
-    make_rows_ready(product, type, rows);
+    make_rows_ready(product, type, first, rows, ready);
   }
-  return rows;
+}
+
+void (*product_of(WordType type))(const WordProduct&) {
+  switch (type) {
+    case WordType::kInt8:
+      return kernels().multiply_rounded;
+    case WordType::kBfloat16:
+      return kernels().multiply_shortened;
+    case WordType::kParts:
+      return kernels().multiply_parts;
+  }
+  return nullptr;
 }
 
 std::int64_t rows_at_once(std::int64_t rows, std::int64_t words, std::int64_t panels) {
@@ -131,65 +169,77 @@ std::int64_t rows_at_once(std::int64_t rows, std::int64_t words, std::int64_t pa
 }  // namespace
 
 bool multiplies_fast(WordType type) {
-  return type == WordType::kInt8 ? has_isa(Isa::kAvx2) : kernels().multiply_shortened != nullptr;
+  switch (type) {
+    case WordType::kInt8:
+      return has_isa(Isa::kAvx2);
+    case WordType::kBfloat16:
+      return kernels().multiply_shortened != nullptr;
+    case WordType::kParts:
+      return kernels().multiply_parts != nullptr;
+  }
+  return false;
 }
 
 void pack_words(const float* matrix, std::int64_t panel, const WordPanels& packed) {
-  const std::int64_t size = words_of(packed.depth, packed.type) * kPanelWidth;
+  const std::int64_t size = panels_of_words(packed.type) * words_of(packed.depth, packed.type) * kPanelWidth;
   std::uint32_t* to = packed.words + panel * size;
   std::memset(to, 0, static_cast<std::size_t>(size) * sizeof(std::uint32_t));
   const std::int64_t first = panel * kPanelWidth;
   for (std::int64_t c = 0; c < kPanelWidth; ++c) {
     const bool present = first + c < packed.columns;
     const float* column = matrix + c * packed.depth;
-    if (packed.type == WordType::kBfloat16) {
-      if (present) {
-        pack_bfloat16_column(column, packed.depth, to + c);
-      }
-    } else if (present) {
-      pack_int8_column(column, first + c, packed, to + c);
-    } else {
+    if (packed.type == WordType::kInt8 && !present) {
       packed.scale[first + c] = 0.0F;
       packed.sums[first + c] = 0;
+    } else if (present) {
+      pack_column(column, first + c, packed, to + c);
     }
   }
 }
 
 void multiply_words(const RowsAndColumns& product, const WordPanels& panels) {
-  const ReadyRows& ready = make_ready(product, panels.type);
   const std::int64_t words = words_of(product.depth, panels.type);
   const std::int64_t n_panel = panel_count(panels.columns);
-  const std::int64_t at_once = rows_at_once(product.rows, words, n_panel);
+  const std::int64_t at_once = rows_at_once(product.rows, parts_of_rows(panels.type) * words, n_panel);
   const std::int64_t n_block = (product.rows + at_once - 1) / at_once;
-  const auto multiply =
-      panels.type == WordType::kInt8 ? kernels().multiply_rounded : kernels().multiply_shortened;
+  const std::int64_t panel_size = panels_of_words(panels.type) * words * kPanelWidth;
+  const auto multiply = product_of(panels.type);
   const std::int64_t work = std::min(product.rows, at_once) * words * kPanelWidth;
   const auto from = [](const float* pointer, std::int64_t offset) {
     return pointer == nullptr ? nullptr : pointer + offset;
   };
+  const auto multiply_pieces = [&](std::int64_t begin, std::int64_t end) {
+    static thread_local ReadyRows ready;
+    std::int64_t ready_row = -1;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t row = i / n_panel * at_once;
+      const std::int64_t rows = std::min(at_once, product.rows - row);
+      if (row != ready_row) {
+        make_ready(product, panels.type, row, rows, ready);
+        ready_row = row;
+      }
+      const std::int64_t panel = i % n_panel;
+      const std::int64_t column = panel * kPanelWidth;
+      const std::int64_t place = row * product.columns + column;
+      multiply({ready.words,
+                ready.stride,
+                rows,
+                words,
+                panels.words + panel * panel_size,
+                ready.scale.data(),
+                from(panels.scale, column),
+                panels.sums == nullptr ? nullptr : panels.sums + column,
+                {product.y + place,
+                 product.columns,
+                 std::min(kPanelWidth, product.columns - column),
+                 {from(product.epilogue.bias, column), product.epilogue.gelu,
+                  from(product.epilogue.residual, place)}},
+                ready.part});
+    }
+  };
   at::parallel_for(0, n_block * n_panel,
                    std::max<std::int64_t>(1, kWorthAThread / std::max<std::int64_t>(1, work)),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t i = begin; i < end; ++i) {
-                       const std::int64_t row = i / n_panel * at_once;
-                       const std::int64_t panel = i % n_panel;
-                       const std::int64_t column = panel * kPanelWidth;
-                       const std::int64_t place = row * product.columns + column;
-                       multiply({ready.words + row * ready.stride,
-                                 ready.stride,
-                                 std::min(at_once, product.rows - row),
-                                 words,
-                                 panels.words + panel * words * kPanelWidth,
-                                 ready.scale.data() + row,
-                                 from(panels.scale, column),
-                                 panels.sums == nullptr ? nullptr : panels.sums + column,
-                                 {product.y + place,
-                                  product.columns,
-                                  std::min(kPanelWidth, product.columns - column),
-                                  {from(product.epilogue.bias, column), product.epilogue.gelu,
-                                   from(product.epilogue.residual, place)}}});
-                     }
-                   });
+                   multiply_pieces);
 }
 
 }  // namespace torchwhisper::kernels

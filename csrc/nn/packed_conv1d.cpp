@@ -22,7 +22,8 @@ Precision precision_of(ComputeType products, std::int64_t step) {
 PackedConv1d::PackedConv1d(const at::Tensor& weight, const at::Tensor& bias, std::int64_t stride,
                            ComputeType products, WeightArena& arena)
     : step_(stride * weight.size(1)),
-      product_(to_matrix(weight), bias, precision_of(products, step_), Rows::kFew, arena) {}
+      product_(to_matrix(weight), bias, precision_of(products, step_),
+               step_ % 2 == 0 ? Rows::kOverlapping : Rows::kFew, arena) {}
 
 void PackedConv1d::forward_gelu(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& y) const {
   TORCH_INTERNAL_ASSERT(x.is_contiguous() && y.stride(2) == 1 && y.stride(1) == y.size(2));

@@ -68,6 +68,38 @@ at::Tensor copy_to(WeightArena& arena, const at::Tensor& weight, at::ScalarType 
   return arena.allocate(n_bytes).view(dtype).view(weight.sizes()).copy_(weight.detach());
 }
 
+// Rows that are looked at together: whole panels, and no large copy in another type.
+constexpr std::int64_t kRowsAtOnce = 64 * kernels::kPanelWidth;
+
+// Whether float16 can hold the weight, as it can in every checkpoint that was written in it.
+bool fits_half(const at::Tensor& weight) {
+  for (std::int64_t first = 0; first < weight.size(0); first += kRowsAtOnce) {
+    const at::Tensor rows = weight.slice(0, first, std::min(weight.size(0), first + kRowsAtOnce));
+    const at::Tensor shortened = rows.to(at::kHalf);
+    if (!shortened.to(at::kFloat).equal(rows.to(at::kFloat)) || !shortened.isfinite().all().item<bool>()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+at::Tensor to_half_panels(WeightArena& arena, const at::Tensor& weight) {
+  const std::int64_t columns = weight.size(0);
+  const std::int64_t depth = weight.size(1);
+  const at::Tensor panels = arena.allocate(kernels::panels_size(columns, depth) * 2)
+                                .view(at::kHalf)
+                                .view({-1, depth, kernels::kPanelWidth});
+  panels.slice(0, columns / kernels::kPanelWidth).zero_();
+  at::parallel_for(0, panels.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      const std::int64_t first = panel * kernels::kPanelWidth;
+      const at::Tensor rows = weight.slice(0, first, std::min(columns, first + kernels::kPanelWidth));
+      panels.select(0, panel).slice(1, 0, rows.size(0)).copy_(rows.t());
+    }
+  });
+  return panels;
+}
+
 at::Tensor to_panels(WeightArena& arena, const at::Tensor& weight) {
   const at::Tensor rows = weight.detach().to(at::kFloat).contiguous();
   const std::int64_t columns = rows.size(0);
@@ -79,14 +111,26 @@ at::Tensor to_panels(WeightArena& arena, const at::Tensor& weight) {
   return panels;
 }
 
+kernels::WordType word_type(ComputeType products) {
+  switch (products) {
+    case ComputeType::kInt8:
+      return kernels::WordType::kInt8;
+    case ComputeType::kBFloat16:
+      return kernels::WordType::kBfloat16;
+    default:
+      return kernels::WordType::kParts;
+  }
+}
+
 // The words, the scales and the sums one after the other.
-kernels::WordPanels to_words(WeightArena& arena, const at::Tensor& weight, kernels::WordType type,
+kernels::WordPanels to_words(WeightArena& arena, const at::Tensor& weight, ComputeType products,
                              at::Tensor& memory) {
+  const kernels::WordType type = word_type(products);
   const std::int64_t columns = weight.size(0);
   const std::int64_t depth = weight.size(1);
   const std::int64_t n_panel = kernels::panel_count(columns);
   const std::int64_t n_column = n_panel * kernels::kPanelWidth;
-  const std::int64_t n_word = kernels::words_of(depth, type) * n_column;
+  const std::int64_t n_word = kernels::panels_of_words(type) * kernels::words_of(depth, type) * n_column;
   const bool rounded = type == kernels::WordType::kInt8;
   memory = arena.allocate((n_word + (rounded ? 2 * n_column : 0)) * 4).view(at::kInt);
   kernels::WordPanels packed{type,    columns, depth, static_cast<std::uint32_t*>(memory.mutable_data_ptr()),
@@ -116,7 +160,11 @@ PackedLinear::Layout PackedLinear::layout_for(const at::Tensor& weight, Precisio
   if (precision.products != ComputeType::kFloat32) {
     return Layout::kWords;
   }
-  if (rows == Rows::kFew) {
+  if (rows != Rows::kFew && kernels::multiplies_fast(kernels::WordType::kParts) &&
+      fits_half(weight.detach())) {
+    return Layout::kWords;
+  }
+  if (rows != Rows::kMany) {
     return Layout::kPanels;
   }
   return at::globalContext().userEnabledMkldnn() && at::Context::hasMKLDNN() ? Layout::kOneDnn
@@ -135,16 +183,15 @@ PackedLinear::PackedLinear(const at::Tensor& weight, const at::Tensor& bias, Pre
       weight_ = move_to(arena, reorder_weight(weight.detach().to(dtype_).contiguous()), memory_);
       break;
     case Layout::kPanels:
-      weight_ = to_panels(arena, weight);
+      weight_ = rows == Rows::kFew && kernels::multiplies_half_fast() && fits_half(weight.detach())
+                    ? to_half_panels(arena, weight.detach())
+                    : to_panels(arena, weight);
       break;
     case Layout::kPlain:
       weight_ = copy_to(arena, weight, dtype_);
       break;
     case Layout::kWords:
-      words_ = to_words(
-          arena, weight.detach(),
-          precision.products == ComputeType::kInt8 ? kernels::WordType::kInt8 : kernels::WordType::kBfloat16,
-          weight_);
+      words_ = to_words(arena, weight.detach(), precision.products, weight_);
       break;
   }
 }
@@ -156,6 +203,8 @@ void PackedLinear::multiply_into(const float* x, std::int64_t rows, float* y, ke
   const kernels::RowsAndColumns product{x, rows, n_in_, n_out_, y, epilogue, x_stride};
   if (layout_ == Layout::kWords) {
     kernels::multiply_words(product, words_);
+  } else if (weight_.scalar_type() == at::kHalf) {
+    kernels::multiply_panels_half(product, static_cast<const std::uint16_t*>(weight_.const_data_ptr()));
   } else {
     kernels::multiply_panels(product, weight_.const_data_ptr<float>());
   }

@@ -13,12 +13,14 @@
 namespace torchwhisper::nn {
 
 /// How many rows a linear layer mostly meets: an encoder's a whole window, a decoder's one for each beam.
-enum class Rows { kMany, kFew };
+/// kOverlapping: many that overlap, as those of a convolution do, with an even stride.
+enum class Rows { kMany, kFew, kOverlapping };
 
 /// Weights of a linear layer derived once for inference in one precision: on a CPU in float32 laid out for
-/// many rows by oneDNN or for few rows in panels (kernels/panels.h), in int8 and bfloat16 in panels of words
-/// (kernels/words.h), elsewhere cast. Every layout takes any number of rows. Read-only after construction, so
-/// threads may share it.
+/// many rows in parts (kernels/words.h) or by oneDNN, for few rows in panels (kernels/panels.h), which are in
+/// float16 where that holds the weight exactly; in int8 and bfloat16 in panels of words (kernels/words.h);
+/// elsewhere cast. Every layout takes any number of rows. Read-only after construction, so threads may share
+/// it.
 class TORCHWHISPER_API PackedLinear {
  public:
   /// weight: [out, in], bias: [out] or undefined. Weights on the CPU are placed in `arena`.

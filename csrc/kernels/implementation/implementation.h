@@ -10,6 +10,7 @@ namespace torchwhisper::kernels::TORCHWHISPER_ISA {
 
 // products.cpp
 void multiply(const PanelProduct& product, const float* panel);
+void multiply_half(const PanelProduct& product, const std::uint16_t* panel);
 void multiply_bfloat16(const PanelProduct& product, const std::uint16_t* panel);
 void multiply_int8(const PanelProduct& product, const std::int8_t* panel, const float* scale);
 
@@ -17,9 +18,11 @@ void multiply_int8(const PanelProduct& product, const std::int8_t* panel, const 
 float round_row(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* rounded);
 void multiply_rounded(const WordProduct& product);
 void multiply_shortened(const WordProduct& product);
+void multiply_parts(const WordProduct& product);
 
 // short_rows.cpp
 void shorten_row(const float* x, std::int64_t n, std::int64_t words, std::uint32_t* shortened);
+void split_row(const float* x, std::int64_t n, std::int64_t words, std::int64_t part, std::uint32_t* parts);
 
 // short_attention.cpp
 void attend_shortened(const ShortAttention& attention);

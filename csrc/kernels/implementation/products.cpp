@@ -9,6 +9,7 @@ constexpr std::int64_t kMostRows = 6;
 // How far ahead of its use a weight is asked for: the processor's own prefetching starts anew in every page
 // and for every panel.
 constexpr int kAhead = 32;
+constexpr std::size_t kCacheLine = 64;
 
 // Sums of many numbers lose digits to their own size: every so many they are put aside.
 constexpr std::int64_t kDepthAtOnce = 256;
@@ -24,7 +25,9 @@ inline void multiply_tile(const float* x, std::int64_t x_stride, std::int64_t de
       Floats weight[kVectors];
       for (int v = 0; v < kVectors; ++v) {
         weight[v] = load(panel + k * kPanelWidth + v * kLanes);
-        __builtin_prefetch(panel + (k + kAhead) * kPanelWidth + v * kLanes);
+        if (v * kLanes * sizeof(Weight) % kCacheLine == 0) {
+          __builtin_prefetch(panel + (k + kAhead) * kPanelWidth + v * kLanes);
+        }
       }
       for (int r = 0; r < kRows; ++r) {
         const Floats value = all(x[r * x_stride + k]);
@@ -100,6 +103,10 @@ void multiply_panel(const PanelProduct& p, const Weight* panel, const float* sca
 }  // namespace
 
 void multiply(const PanelProduct& product, const float* panel) { multiply_panel(product, panel, nullptr); }
+
+void multiply_half(const PanelProduct& product, const std::uint16_t* panel) {
+  multiply_panel(product, reinterpret_cast<const Half*>(panel), nullptr);
+}
 
 void multiply_bfloat16(const PanelProduct& product, const std::uint16_t* panel) {
   multiply_panel(product, panel, nullptr);

@@ -47,6 +47,45 @@ inline void clear_sums() {
   _tile_zero(3);
 }
 
+// What is multiplied with what, from the smallest products to the largest: neighbours share one of the two.
+// The third part of a row times the second of a panel is beyond what float32 keeps.
+struct PartPair {
+  std::int64_t row;
+  std::int64_t panel;
+};
+inline constexpr PartPair kPartPairs[] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}};
+
+#define TORCHWHISPER_SQUARE_PRODUCT(Words)     \
+  do {                                         \
+    TORCHWHISPER_TILE_PRODUCT(Words, 0, 4, 6); \
+    TORCHWHISPER_TILE_PRODUCT(Words, 1, 4, 7); \
+    TORCHWHISPER_TILE_PRODUCT(Words, 2, 5, 6); \
+    TORCHWHISPER_TILE_PRODUCT(Words, 3, 5, 7); \
+  } while (false)
+
+/// One step of multiply_square() with parts.
+template <typename Words>
+inline void multiply_parts_of_square(const WordProduct& p, const std::uint32_t* x,
+                                     const std::uint32_t* panel) {
+  const std::uint32_t* lower = x + kTileRows * p.x_stride;
+  const auto x_bytes = static_cast<int>(p.x_stride * 4);
+  constexpr int kPanelBytes = kPanelWidth * 4;
+  PartPair last{-1, -1};
+  for (const PartPair pair : kPartPairs) {
+    if (pair.row != last.row) {
+      _tile_loadd(4, x + pair.row * p.x_part, x_bytes);
+      _tile_loadd(5, lower + pair.row * p.x_part, x_bytes);
+    }
+    if (pair.panel != last.panel) {
+      const std::uint32_t* weight = panel + pair.panel * p.words * kPanelWidth;
+      _tile_loadd(6, weight, kPanelBytes);
+      _tile_loadd(7, weight + 16, kPanelBytes);
+    }
+    TORCHWHISPER_SQUARE_PRODUCT(Words);
+    last = pair;
+  }
+}
+
 /// sums[32][kPanelWidth], of which half a panel from `column` on: two tiles of rows by two of columns.
 /// meanwhile() is called at every step: the tiles leave the vector units free.
 template <typename Words, typename Meanwhile>
@@ -59,14 +98,18 @@ inline void multiply_square(const WordProduct& p, std::int64_t row, std::int64_t
   constexpr int kPanelBytes = kPanelWidth * 4;
   clear_sums();
   for (std::int64_t w = 0; w < p.words; w += kWordsTogether) {
-    _tile_loadd(4, x + w, x_bytes);
-    _tile_loadd(6, panel + w * kPanelWidth, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 0, 4, 6);
-    _tile_loadd(7, panel + w * kPanelWidth + 16, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 1, 4, 7);
-    _tile_loadd(5, lower + w, x_bytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 2, 5, 6);
-    TORCHWHISPER_TILE_PRODUCT(Words, 3, 5, 7);
+    if constexpr (Words::kInParts) {
+      multiply_parts_of_square<Words>(p, x + w, panel + w * kPanelWidth);
+    } else {
+      _tile_loadd(4, x + w, x_bytes);
+      _tile_loadd(6, panel + w * kPanelWidth, kPanelBytes);
+      TORCHWHISPER_TILE_PRODUCT(Words, 0, 4, 6);
+      _tile_loadd(7, panel + w * kPanelWidth + 16, kPanelBytes);
+      TORCHWHISPER_TILE_PRODUCT(Words, 1, 4, 7);
+      _tile_loadd(5, lower + w, x_bytes);
+      TORCHWHISPER_TILE_PRODUCT(Words, 2, 5, 6);
+      TORCHWHISPER_TILE_PRODUCT(Words, 3, 5, 7);
+    }
     meanwhile();
   }
   sums += column;
@@ -74,6 +117,21 @@ inline void multiply_square(const WordProduct& p, std::int64_t row, std::int64_t
   _tile_stored(1, sums + 16, kPanelBytes);
   _tile_stored(2, sums + kTileRows * kPanelWidth, kPanelBytes);
   _tile_stored(3, sums + kTileRows * kPanelWidth + 16, kPanelBytes);
+}
+
+/// One step of multiply_line().
+template <typename Words>
+inline void multiply_strip(const std::uint32_t* x, int x_bytes, const std::uint32_t* panel) {
+  constexpr int kPanelBytes = kPanelWidth * 4;
+  _tile_loadd(4, x, x_bytes);
+  _tile_loadd(6, panel, kPanelBytes);
+  TORCHWHISPER_TILE_PRODUCT(Words, 0, 4, 6);
+  _tile_loadd(7, panel + 16, kPanelBytes);
+  TORCHWHISPER_TILE_PRODUCT(Words, 1, 4, 7);
+  _tile_loadd(6, panel + 32, kPanelBytes);
+  TORCHWHISPER_TILE_PRODUCT(Words, 2, 4, 6);
+  _tile_loadd(7, panel + 48, kPanelBytes);
+  TORCHWHISPER_TILE_PRODUCT(Words, 3, 4, 7);
 }
 
 /// sums[rows of a tile][kPanelWidth].
@@ -86,18 +144,17 @@ inline void multiply_line(const WordProduct& p, std::int64_t row, typename Words
   clear_sums();
   for (std::int64_t w = 0; w < p.words; w += kWordsTogether) {
     const std::uint32_t* panel = p.panel + w * kPanelWidth;
-    for (std::int64_t ahead = 0; ahead < kWordsTogether * kPanelWidth; ahead += 16) {
-      __builtin_prefetch(panel + kAhead * kPanelWidth + ahead);
+    if constexpr (Words::kInParts) {
+      for (const PartPair pair : kPartPairs) {
+        multiply_strip<Words>(x + w + pair.row * p.x_part, x_bytes,
+                              panel + pair.panel * p.words * kPanelWidth);
+      }
+    } else {
+      for (std::int64_t ahead = 0; ahead < kWordsTogether * kPanelWidth; ahead += 16) {
+        __builtin_prefetch(panel + kAhead * kPanelWidth + ahead);
+      }
+      multiply_strip<Words>(x + w, x_bytes, panel);
     }
-    _tile_loadd(4, x + w, x_bytes);
-    _tile_loadd(6, panel, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 0, 4, 6);
-    _tile_loadd(7, panel + 16, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 1, 4, 7);
-    _tile_loadd(6, panel + 32, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 2, 4, 6);
-    _tile_loadd(7, panel + 48, kPanelBytes);
-    TORCHWHISPER_TILE_PRODUCT(Words, 3, 4, 7);
   }
   _tile_stored(0, sums, kPanelBytes);
   _tile_stored(1, sums + 16, kPanelBytes);
@@ -105,6 +162,7 @@ inline void multiply_line(const WordProduct& p, std::int64_t row, typename Words
   _tile_stored(3, sums + 48, kPanelBytes);
 }
 
+#undef TORCHWHISPER_SQUARE_PRODUCT
 #undef TORCHWHISPER_TILE_PRODUCT
 
 #endif

@@ -61,6 +61,37 @@ inline Floats load(const std::uint16_t* from) {
 #endif
 }
 
+/// float16 as it lies in memory. Finite ones only: what is read here was found to be exactly that.
+struct Half {
+  std::uint16_t bits;
+};
+
+inline Floats load(const Half* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  // Exponent and digits moved to where float32 has them; the exponents are counted from 112 lower.
+  std::uint32_t size[kLanes];
+  std::uint32_t sign[kLanes];
+  for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+    size[lane] = (from[lane].bits & 0x7FFFU) << 13U;
+    sign[lane] = (from[lane].bits & 0x8000U) << 16U;
+  }
+  Floats value;
+  __builtin_memcpy(&value, size, sizeof(value));
+  value *= 0x1p112F;
+  Ints bits;
+  Ints signs;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  __builtin_memcpy(&signs, sign, sizeof(signs));
+  bits |= signs;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+#endif
+}
+
 inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof(value)); }
 
 inline Floats all(float value) { return value - Floats{}; }

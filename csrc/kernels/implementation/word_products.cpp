@@ -82,7 +82,7 @@ class Finish {
       }
       finish_row<true>(sums, p_.out, p_.row_scale[row], p_.column_scale, bias_.values, row);
     } else {
-      finish_row<true>(sums, p_.out, 1.0F, nullptr, bias_.values, row);
+      finish_row<!Words::kInParts>(sums, p_.out, 1.0F, nullptr, bias_.values, row);
     }
   }
 
@@ -302,6 +302,12 @@ void multiply_rounded(const WordProduct& product) { multiply_panel<Int8Words>(pr
 #if defined(__AVX512BF16__)
 
 void multiply_shortened(const WordProduct& product) { multiply_panel<Bfloat16Words>(product); }
+
+#endif
+
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+
+void multiply_parts(const WordProduct& product) { multiply_panel<PartWords>(product); }
 
 #endif
 

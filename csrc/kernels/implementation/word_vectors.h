@@ -43,6 +43,7 @@ inline WordVector load_words(const std::uint32_t* from) {
 /// Four int8 in a word.
 struct Int8Words {
   static constexpr bool kInteger = true;
+  static constexpr bool kInParts = false;
   using Number = std::int32_t;
 #if defined(__AVX512VNNI__)
   using Sum = __m512i;
@@ -102,6 +103,7 @@ struct Int8Words {
 /// Two bfloat16 in a word.
 struct Bfloat16Words {
   static constexpr bool kInteger = false;
+  static constexpr bool kInParts = false;
   using Number = float;
   using Sum = __m512;
   using Spread = __m512i;
@@ -110,6 +112,11 @@ struct Bfloat16Words {
   static Sum add(Sum sum, Spread x, WordVector weight) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(weight));
   }
+};
+
+/// Two bfloat16 in a word, which are parts of float32.
+struct PartWords : Bfloat16Words {
+  static constexpr bool kInParts = true;
 };
 #endif
 

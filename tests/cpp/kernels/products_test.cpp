@@ -75,6 +75,26 @@ TEST_P(Products, GeluIsTheExactOne) {
   EXPECT_LT((y - at::gelu(x.to(at::kDouble))).abs().max().item<double>(), 1e-6);
 }
 
+// The smallest and the largest that float16 has, both zeros, and what has fewer digits.
+TEST_P(Products, MultipliesHalfAsFloat32) {
+  for (const std::int64_t rows : {1, 2, 5, 9}) {
+    const std::int64_t depth = 387;
+    const at::Tensor x = at::randn({rows, depth});
+    at::Tensor panel = at::randn({depth, kPanelWidth}).to(at::kHalf);
+    panel[3].copy_(at::randn({kPanelWidth}) * 1e-6F);
+    panel[4].fill_(65504.0F);
+    panel[5].fill_(-0.0F);
+    panel[6].zero_();
+    const at::Tensor wide = panel.to(at::kFloat);
+    at::Tensor y = at::empty({rows, kPanelWidth});
+    at::Tensor expected = at::empty_like(y);
+    table_->multiply_half({data(x), depth, rows, depth, data(y), kPanelWidth, kPanelWidth},
+                          static_cast<const std::uint16_t*>(panel.const_data_ptr()));
+    table_->multiply({data(x), depth, rows, depth, data(expected), kPanelWidth, kPanelWidth}, data(wide));
+    EXPECT_TRUE(y.equal(expected));
+  }
+}
+
 TEST_P(Products, MultipliesBfloat16WithoutRoundingTheInput) {
   for (const std::int64_t rows : {1, 2, 5, 9}) {
     const std::int64_t depth = 387;

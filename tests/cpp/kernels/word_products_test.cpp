@@ -24,7 +24,8 @@ const float* data(const at::Tensor& tensor) { return tensor.const_data_ptr<float
 class Panel {
  public:
   Panel(const at::Tensor& matrix, WordType type)
-      : words_(static_cast<std::size_t>(words_of(matrix.size(1), type) * kPanelWidth), 7U),
+      : words_(static_cast<std::size_t>(panels_of_words(type) * words_of(matrix.size(1), type) * kPanelWidth),
+               7U),
         scale_(at::full({kPanelWidth}, 7.0F)),
         sums_(kPanelWidth, 7),
         panels_{type, matrix.size(0), matrix.size(1), words_.data(), data(scale_), sums_.data()} {
@@ -36,29 +37,38 @@ class Panel {
   // The product by one table, in rows of `columns` + 2 of which the last two are to stay.
   at::Tensor multiply(const KernelTable& table, const at::Tensor& x, Epilogue epilogue = {}) const {
     const std::int64_t rows = x.size(0);
-    const bool rounded = panels_.type == WordType::kInt8;
-    std::vector<std::uint32_t> ready(static_cast<std::size_t>(rows * words()));
+    const std::int64_t part = rows * words();
+    std::vector<std::uint32_t> ready(static_cast<std::size_t>(kPartsOfRows * part));
     std::vector<float> row_scale(static_cast<std::size_t>(rows));
     for (std::int64_t row = 0; row < rows; ++row) {
       const float* from = data(x) + row * x.size(1);
       std::uint32_t* to = ready.data() + row * words();
-      if (rounded) {
-        row_scale[static_cast<std::size_t>(row)] = table.round_row(from, x.size(1), words(), to);
-      } else {
-        table.shorten_row(from, x.size(1), words(), to);
+      switch (panels_.type) {
+        case WordType::kInt8:
+          row_scale[static_cast<std::size_t>(row)] = table.round_row(from, x.size(1), words(), to);
+          break;
+        case WordType::kBfloat16:
+          table.shorten_row(from, x.size(1), words(), to);
+          break;
+        case WordType::kParts:
+          table.split_row(from, x.size(1), words(), part, to);
+          break;
       }
     }
     at::Tensor y = at::full({rows, panels_.columns + 2}, 7.0F);
-    (rounded ? table.multiply_rounded
-             : table.multiply_shortened)({ready.data(),
-                                          words(),
-                                          rows,
-                                          words(),
-                                          words_.data(),
-                                          row_scale.data(),
-                                          data(scale_),
-                                          sums_.data(),
-                                          {data(y), panels_.columns + 2, panels_.columns, epilogue}});
+    const auto multiply = panels_.type == WordType::kInt8       ? table.multiply_rounded
+                          : panels_.type == WordType::kBfloat16 ? table.multiply_shortened
+                                                                : table.multiply_parts;
+    multiply({ready.data(),
+              words(),
+              rows,
+              words(),
+              words_.data(),
+              row_scale.data(),
+              data(scale_),
+              sums_.data(),
+              {data(y), panels_.columns + 2, panels_.columns, epilogue},
+              part});
     EXPECT_TRUE(y.slice(1, panels_.columns).eq(7.0F).all().item<bool>()) << "wrote beyond its columns";
     return y.slice(1, 0, panels_.columns);
   }
@@ -180,6 +190,35 @@ TEST_P(WordProducts, Bfloat16RoundsOnlyItsInputs) {
       const at::Tensor size = at::matmul(x.abs(), matrix.abs().t()) + bias.abs();
       const at::Tensor exact = at::matmul(half(x), half(matrix).t()) + bias;
       EXPECT_LT(((y - exact).abs() / size).max().item<double>(), 2e-6) << rows << " " << depth;
+    }
+  }
+}
+
+// As exact as sums in float32 are, with numbers of very different sizes and a GELU that is the exact one.
+TEST_P(WordProducts, PartsLoseNothing) {
+  if (table_->multiply_parts == nullptr) {
+    GTEST_SKIP() << "this instruction set has no tiles";
+  }
+  for (const std::int64_t rows : kRows) {
+    for (const auto& [depth, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {1, 1}, {7, 64}, {64, 63}, {387, 64}, {1536, 64}}) {
+      const at::Tensor x = at::randn({rows, depth}) * at::exp(4 * at::randn({rows, depth}));
+      const at::Tensor spread = at::exp(2 * at::randn({columns, depth}));
+      const at::Tensor matrix = (at::randn({columns, depth}) * spread).to(at::kHalf).to(at::kFloat);
+      const at::Tensor bias = at::randn({columns});
+      const at::Tensor residual = at::randn({rows, columns + 2});
+      const Panel panel(matrix, WordType::kParts);
+      const at::Tensor product = at::matmul(x.to(at::kDouble), matrix.to(at::kDouble).t()) + bias;
+      const at::Tensor size = at::matmul(x.abs(), matrix.abs().t()) + bias.abs();
+      const auto error = [&size](const at::Tensor& y, const at::Tensor& exact) {
+        return ((y - exact).abs() / (size + 1)).max().item<double>();
+      };
+      EXPECT_LT(error(panel.multiply(*table_, x, {.bias = data(bias)}), product), 2e-6)
+          << rows << " " << depth << " " << columns;
+      const at::Tensor finished =
+          panel.multiply(*table_, x, {.bias = data(bias), .gelu = true, .residual = data(residual)});
+      EXPECT_LT(error(finished, at::gelu(product) + residual.slice(1, 0, columns)), 2e-6)
+          << rows << " " << depth << " " << columns;
     }
   }
 }

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/cpp/random_model.h"
 
 namespace torchwhisper::nn {
@@ -16,19 +18,22 @@ class PackedLinearTest : public ::testing::TestWithParam<Rows> {
   Rows rows = GetParam();
   WeightArena arena;
 };
-INSTANTIATE_TEST_SUITE_P(Rows, PackedLinearTest, ::testing::Values(Rows::kMany, Rows::kFew));
+INSTANTIATE_TEST_SUITE_P(Rows, PackedLinearTest,
+                         ::testing::Values(Rows::kMany, Rows::kFew, Rows::kOverlapping));
 
 TEST_P(PackedLinearTest, IsExactOnOddShapes) {
   for (const std::int64_t n_rows : {1, 2, 5, 17, 130}) {
     for (const auto& [n_in, n_out] :
          std::vector<std::pair<std::int64_t, std::int64_t>>{{7, 13}, {64, 1}, {33, 517}}) {
       const at::Tensor x = at::randn({n_rows, n_in});
-      const at::Tensor weight = at::randn({n_out, n_in});
+      const at::Tensor any = at::randn({n_out, n_in});
       const at::Tensor bias = at::randn({n_out});
-      const PackedLinear with_bias(weight, bias, at::kFloat, rows, arena);
-      const PackedLinear without(weight, {}, at::kFloat, rows, arena);
-      EXPECT_LT(error_of_sums(with_bias.forward(x), x, weight, bias), 5e-7);
-      EXPECT_LT(error_of_sums(without.forward(x), x, weight), 5e-7);
+      for (const at::Tensor& weight : {any, any.to(at::kHalf).to(at::kFloat)}) {
+        const PackedLinear with_bias(weight, bias, at::kFloat, rows, arena);
+        const PackedLinear without(weight, {}, at::kFloat, rows, arena);
+        EXPECT_LT(error_of_sums(with_bias.forward(x), x, weight, bias), 5e-7);
+        EXPECT_LT(error_of_sums(without.forward(x), x, weight), 5e-7);
+      }
     }
   }
 }
@@ -49,6 +54,37 @@ TEST_P(PackedLinearTest, AddsTheResidual) {
   const at::Tensor x = at::randn({2, 5, 33});
   const at::Tensor residual = at::randn({5, 2, 70}).transpose(0, 1);
   EXPECT_LT(relative_error(packed.forward_add(x, residual), residual + packed.forward(x)), 1e-6);
+}
+
+TEST(PackedLinear, LosesNothingOfWeightsThatFloat16Holds) {
+  WeightArena arena;
+  for (const auto& [n_in, n_out] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{7, 13}, {64, 128}, {33, 517}}) {
+    const at::Tensor x = at::randn({5, n_in});
+    const at::Tensor half = at::randn({n_out, n_in}).to(at::kHalf);
+    at::Tensor nearly = half.to(at::kFloat);
+    const at::Tensor expected = PackedLinear(nearly.clone(), {}, at::kFloat, Rows::kFew, arena).forward(x);
+    EXPECT_LT(error_of_sums(expected, x, nearly), 5e-7);
+    EXPECT_TRUE(PackedLinear(half, {}, at::kFloat, Rows::kFew, arena).forward(x).equal(expected));
+    // The last weight has a digit more: all are kept in float32.
+    nearly[n_out - 1][n_in - 1] += 1e-5F;
+    const at::Tensor other = PackedLinear(nearly, {}, at::kFloat, Rows::kFew, arena).forward(x);
+    EXPECT_TRUE(other.slice(1, 0, n_out - 1).equal(expected.slice(1, 0, n_out - 1)));
+    EXPECT_LT(error_of_sums(other, x, nearly), 5e-7);
+    EXPECT_FALSE(other.equal(expected));
+  }
+}
+
+TEST(PackedLinear, KeepsWhatFloat16DoesNotHold) {
+  WeightArena arena;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const float odd : {70000.0F, 1e-9F, kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+    const at::Tensor x = at::ones({2, 40});
+    at::Tensor weight = at::zeros({70, 40});
+    weight[69][39] = odd;
+    const at::Tensor y = PackedLinear(weight, {}, at::kFloat, Rows::kFew, arena).forward(x);
+    EXPECT_TRUE(y.allclose(at::linear(x, weight), 1e-6, 0, /*equal_nan=*/true)) << odd;
+  }
 }
 
 TEST(PackedLinear, RoundsToTheTypeOfProducts) {
