@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how much to raise the temperature when an attempt fails; None for a single attempt")
     add("--compression_ratio_threshold", type=optional_float, default=2.4,
         help="an attempt fails if its text can be compressed by more than this")
+    # These abbreviations are the reference's, which has no compute_type to confuse it with.
+    add("--com", "--comp", dest="compression_ratio_threshold", type=optional_float,
+        default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--logprob_threshold", type=optional_float, default=-1.0,
         help="an attempt fails if its mean log probability is below this")
     add("--no_speech_threshold", type=optional_float, default=0.6,

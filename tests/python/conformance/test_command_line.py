@@ -128,6 +128,11 @@ def test_defaults(command, package, tmp_path):
         (["--clip_timestamps", "1,2"], "clip_timestamps", "1,2"),
         (["--hallu", "2"], "hallucination_silence_threshold", 2.0),  # an abbreviation
         (["--no_speech", "0.5"], "no_speech_threshold", 0.5),
+        (["--com", "0.5"], "compression_ratio_threshold", 0.5),
+        (["--comp=None"], "compression_ratio_threshold", None),
+        (["--cond", "False"], "condition_on_previous_text", False),
+        (["--pre=("], "prepend_punctuations", "("),
+        (["--la", "de"], "language", "de"),
         (["--temperature_increment_on_fallback", "None", "--temperature", "0.4"], "temperature", [0.4]),
         (["--temperature", "0.5", "--temperature_inc", "0.5"], "temperature", (0.5, 1.0)),
         (["--initial_prompt", "Ada, Bob"], "initial_prompt", "Ada, Bob"),
