@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from scripted import TIMESTAMP, Answer, ScriptedModel, ScriptedWords, scripted_tqdm
+from scripted import PLAIN, TIMESTAMP, Answer, ScriptedModel, ScriptedWords, scripted_tqdm
 
 JFK = str(ROOT / "examples" / "jfk.flac")
 SPEECH = Answer([TIMESTAMP, 400, 401, TIMESTAMP + 1500])
@@ -123,6 +123,26 @@ class TestWarnings:
         assert {w.filename for w in found.warned} == {package.transcribe.__file__}
         assert found.windows[0][1] == torch.float32 and found.options[0]["fp16"] is False
 
+    def test_none_on_devices_that_are_not_the_cpu(self, package):
+        """Half precision stays, also where it is slow: the reference asks for the CPU only."""
+
+        class Elsewhere(ScriptedModel):
+            device = torch.device("meta")
+
+            def decode(self, mel, options):
+                self.calls.append((mel.device.type, mel.dtype, options.fp16))
+                return SPEECH
+
+        model = Elsewhere(())
+        mel = torch.ones(2, 6000)
+        with (
+            mock.patch.object(package.transcribe, "log_mel_spectrogram", lambda *_, **__: mel),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("error", UserWarning)
+            package.root.transcribe(model, "", language="en")
+        assert model.calls == [("meta", torch.float16, True)]
+
     def test_none_where_single_precision_was_asked_for(self, run):
         assert run(SPEECH, fp16=False).messages == []
 
@@ -180,6 +200,12 @@ class TestLanguage:
         assert found.result["language"] == "de"
         assert found.model.calls[0][0] == (2, 3000)  # detect_language comes first
         assert [options["language"] for options in found.options] == ["de"]
+
+    def test_is_detected_with_silence_after_the_end(self, run):
+        """Where the window that is decoded has zeros: the two differ in every short recording."""
+        found = run(SPEECH, language=None, seconds=10.0)
+        assert found.model.calls[0][2] == 2 * 3000
+        assert found.windows[0][3] == 2 * 1000
 
     def test_is_told(self, run):
         ask = (
@@ -273,6 +299,12 @@ class TestWindows:
         found = run(silent, convincing, seconds=60.0)
         assert found.seeks == [3000]
 
+    def test_of_silence_keep_the_prompt_and_are_no_progress(self, run):
+        silent = Answer([400], no_speech_prob=0.9, avg_logprob=-1.5, temperature=1.0)
+        found = run(Answer([401]), silent, Answer([402]), seconds=90.0, temperature=0.0, verbose=False)
+        assert [options["prompt"] for options in found.options] == [[], [401], [401]]
+        assert found.progress.log[1:] == [3000, 3000, "closed"]
+
 
 class TestFallback:
     bad = Answer([400], avg_logprob=-2.0)
@@ -350,6 +382,13 @@ class TestPrompt:
         long = " Ada" * 223
         found = self.prompts(run, initial_prompt=long, carry_initial_prompt=True)
         assert [len(prompt) for prompt in found] == [223, 224, 225]
+
+    def test_a_longer_initial_one_cuts_the_history_at_its_start(self, run):
+        """A count of -2 is one from the front. The task then keeps the last 223 of all."""
+        found = self.prompts(
+            run, Answer([401, 402, 403]), initial_prompt=" Ada" * 225, carry_initial_prompt=True
+        )
+        assert [prompt[225:] for prompt in found] == [[], [403], [403, *PLAIN.tokens]]
 
     def test_of_the_caller_is_overwritten(self, run):
         assert self.prompts(run, prompt="Bob")[0] == []
@@ -442,6 +481,20 @@ class TestWords:
         words = [[(500, 10, 0.01, " a")], [(0, 100, 0.9, " b")]]
         found = run(SPEECH, SPEECH, word_timestamps=True, hallucination_silence_threshold=2.0, words=words)
         assert found.seeks == [500]  # the first window gave nothing, the second starts at its word
+
+    @pytest.mark.parametrize(("seconds", "seeks"), [(29.0, [0]), (40.0, [0, 2820])])
+    def test_improbable_ones_before_silence_are_taken_back(self, run, seconds, seeks):
+        """And heard again from their beginning, unless the recording ends with them."""
+        two = Answer([TIMESTAMP, 400, TIMESTAMP + 500, TIMESTAMP + 500, 401, TIMESTAMP + 1490])
+        words = [[(450, 50, 0.9, " good")], [(2320, 10, 0.01, " bad")], [(0, 100, 0.9, " end")]]
+        found = run(
+            *(two, SPEECH),
+            seconds=seconds,
+            word_timestamps=True,
+            hallucination_silence_threshold=2.0,
+            words=words,
+        )
+        assert found.seeks == seeks
 
 
 def test_printed_segments(run):
