@@ -118,7 +118,9 @@ def load_model(
     (with a compute type on the CPU, where they are not read yet, the first decode says so).
     """
     name = os.fspath(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
     torch.empty(0, device=device)  # a device that is not there fails here, not after the download
     _compute_type.check(compute_type, device)
     _block_training.BlockTraining(checkpointing).checked()

@@ -76,6 +76,18 @@ def test_the_device_is_cuda_where_there_is_one(package, checkpoint):
     assert package.root.load_model(checkpoint, torch.device("cpu")).device == torch.device("cpu")
 
 
+def test_the_device_is_never_apples_unless_asked_for(package, checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert package.root.load_model(checkpoint).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["", "no-such-device"])
+def test_a_device_that_is_none(package, checkpoint, device):
+    with pytest.raises(RuntimeError):
+        package.root.load_model(checkpoint, device)
+
+
 def test_only_a_name_tells_the_alignment_heads(package, official, checkpoint):
     """A fine-tuned model that is loaded by its path has the default ones: the upper half."""
     default = [[layer, head] for layer in (2, 3) for head in range(6)]
@@ -99,6 +111,10 @@ def test_a_file_that_is_named_like_a_model_loses(package, official, tmp_path, mo
     Path("tiny").write_bytes(b"no checkpoint")
     model, _ = load(package, official)
     assert vars(model.dims) == DIMS
+
+
+def test_a_path_may_be_an_object(package, checkpoint):
+    assert vars(package.root.load_model(Path(checkpoint), "cpu").dims) == DIMS
 
 
 def test_files_that_are_given_by_path_are_not_checked(package, checkpoint, tmp_path):
