@@ -89,15 +89,16 @@ def get_end(segments: list[Segment]) -> float | None:
 def _replacing(path: str) -> Iterator[TextIO]:
     """A text file that takes the place of `path` when it is complete, and leaves nothing when it fails."""
     path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
+    exists = os.path.exists(path)
+    unfinished = None if exists and not os.path.isfile(path) else _file_beside(path)
+    if unfinished is None:
         with open(path, "w", encoding="utf-8") as file:
             yield file
         return
-    unfinished = os.path.join(os.path.dirname(path), f".torchwhisper-{uuid.uuid4().hex}")
-    if exists := os.path.exists(path):
-        open(path, "r+b").close()  # a file that must not be written must not be replaced either
     try:
-        with open(unfinished, "x", encoding="utf-8") as file:
+        if exists:
+            open(path, "r+b").close()  # a file that must not be written must not be replaced either
+        with open(unfinished, "w", encoding="utf-8") as file:
             yield file
         if exists:
             shutil.copymode(path, unfinished)
@@ -106,6 +107,18 @@ def _replacing(path: str) -> Iterator[TextIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
         raise
+
+
+def _file_beside(path: str) -> str | None:
+    """A new file in the folder of `path`; None where the folder takes none, though it may hold `path`."""
+    name = os.path.join(os.path.dirname(path), f".torchwhisper-{uuid.uuid4().hex}")
+    try:
+        open(name, "xb").close()
+    except OSError as error:
+        if os.path.exists(path) and not isinstance(error, PermissionError):
+            raise
+        return None
+    return name
 
 
 class ResultWriter:

@@ -173,6 +173,29 @@ def test_a_new_file_follows_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "talk.txt").stat().st_mode) == 0o640
 
 
+def test_a_folder_that_takes_no_new_files(tmp_path, monkeypatch):
+    """As the reference does, a file that is there is written into; a new one is missed by its own name."""
+    old = tmp_path / "a.txt"
+    old.write_text("old\n")
+
+    def only_old_ones(path, mode="r", **kwargs):
+        if "x" in mode or (mode == "w" and not os.path.exists(path)):
+            raise PermissionError(13, "Permission denied", path)
+        return open(path, mode, **kwargs)
+
+    monkeypatch.setattr(ours, "open", only_old_ones, raising=False)
+    write = ours.get_writer("txt", str(tmp_path))
+    write(speech, "a.wav")
+    assert old.read_text() != "old\n"
+    with pytest.raises(PermissionError, match=r"b\.txt"):
+        write(speech, "b.wav")
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing/a\.txt"):
+        ours.get_writer("txt", str(tmp_path / "missing"))(speech, "a.wav")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 def test_a_protected_file_is_not_replaced(tmp_path):
     target = tmp_path / "talk.txt"
