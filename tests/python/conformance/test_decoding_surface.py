@@ -321,6 +321,24 @@ def test_initial_tokens(package, small, given, tokens):
     assert decoding_task.sample_begin == len(tokens)
 
 
+def test_parts_of_a_task_have_the_attributes_of_the_reference(pair):
+    """Subclasses read and set them."""
+    import whisper.decoding
+
+    import torchwhisper.decoding
+
+    for given in ({"beam_size": 2}, {"best_of": 2, "temperature": 0.5}):
+        reference, ours = (
+            module.DecodingTask(model, module.DecodingOptions(**SAMPLING, **given))
+            for module, model in zip((whisper.decoding, torchwhisper.decoding), pair, strict=True)
+        )
+        assert vars(ours).keys() == vars(reference).keys()
+        for name in ("inference", "sequence_ranker", "decoder", "tokenizer", "options"):
+            assert vars(getattr(ours, name)).keys() == vars(getattr(reference, name)).keys(), name
+        for mine, theirs in zip(ours.logit_filters, reference.logit_filters, strict=True):
+            assert vars(mine).keys() == vars(theirs).keys()
+
+
 def test_default_lengths(package, demo):
     decoding_task = package.decoding.DecodingTask(demo, package.decoding.DecodingOptions())
     assert (decoding_task.n_ctx, decoding_task.sample_len, decoding_task.n_group) == (448, 224, 1)
