@@ -1,6 +1,8 @@
 """Writers, helpers, sound files and the environment."""
 
+import contextlib
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from scripted import Answer, ScriptedModel
 
 JFK = str(ROOT / "examples" / "jfk.flac")
 
@@ -174,6 +177,24 @@ class TestHelpers:
                 package.utils.get_end(PLAIN["segments"])
         else:
             assert package.utils.get_end(PLAIN["segments"]) == 3661.25
+
+
+def test_text_that_the_terminal_cannot_show(package, monkeypatch):
+    """make_safe() asks for the interpreter's encoding in the reference, which is always UTF-8."""
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    (token,) = package.tokenizer.get_tokenizer(True).encode(" für")
+    model = ScriptedModel([Answer([token])])
+    mel = torch.ones(2, 6000)
+    monkeypatch.setattr(package.transcribe, "log_mel_spectrogram", lambda *_, **__: mel)
+    with contextlib.redirect_stdout(ascii_only):
+        if package.is_reference:
+            with pytest.raises(UnicodeEncodeError):
+                package.root.transcribe(model, "", language="de", fp16=False, verbose=True)
+        else:
+            result = package.root.transcribe(model, "", language="de", fp16=False, verbose=True)
+            ascii_only.flush()
+            assert result["text"] == " für"
+            assert ascii_only.buffer.getvalue() == b"[00:00.000 --> 00:30.000]  f?r\n"
 
 
 class TestAudio:
