@@ -89,6 +89,16 @@ void pack_panels(const float* matrix, std::int64_t stride, std::int64_t columns,
   }
 }
 
+void pack_panel_half(const std::uint16_t* matrix, std::int64_t columns, std::int64_t depth,
+                     std::uint16_t* panel) {
+  for (std::int64_t k = 0; k < depth; ++k, panel += kPanelWidth) {
+    for (std::int64_t c = 0; c < columns; ++c) {
+      panel[c] = matrix[c * depth + k];
+    }
+    std::fill(panel + columns, panel + kPanelWidth, std::uint16_t{0});
+  }
+}
+
 void pack_panels_int8(const float* matrix, std::int64_t columns, std::int64_t depth,
                       const Int8Panels& packed) {
   at::parallel_for(0, panel_count(columns) * kPanelWidth, kPanelWidth,

@@ -22,8 +22,12 @@ constexpr std::int64_t panels_size(std::int64_t columns, std::int64_t depth) {
 TORCHWHISPER_API void pack_panels(const float* matrix, std::int64_t stride, std::int64_t columns,
                                   std::int64_t depth, float* panels);
 
-/// The same rounded to int8, column by column: panels[...] * scale[column] is within scale / 2 of the matrix.
-/// distance[column] is the Euclidean distance between the column and what is left of it.
+/// Lays out one panel of float16. matrix: [columns of the panel][depth]. On the calling thread.
+TORCHWHISPER_API void pack_panel_half(const std::uint16_t* matrix, std::int64_t columns, std::int64_t depth,
+                                      std::uint16_t* panel);
+
+/// Lays out a matrix rounded to int8, column by column: panels[...] * scale[column] is within scale / 2 of
+/// the matrix. distance[column] is the Euclidean distance between the column and what is left of it.
 struct Int8Panels {
   std::int8_t* panels;  // panels_size()
   float* scale;         // panel_count() * kPanelWidth

@@ -86,15 +86,15 @@ bool fits_half(const at::Tensor& weight) {
 at::Tensor to_half_panels(WeightArena& arena, const at::Tensor& weight) {
   const std::int64_t columns = weight.size(0);
   const std::int64_t depth = weight.size(1);
-  const at::Tensor panels = arena.allocate(kernels::panels_size(columns, depth) * 2)
-                                .view(at::kHalf)
-                                .view({-1, depth, kernels::kPanelWidth});
-  panels.slice(0, columns / kernels::kPanelWidth).zero_();
-  at::parallel_for(0, panels.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+  const at::Tensor panels = arena.allocate(kernels::panels_size(columns, depth) * 2).view(at::kHalf);
+  auto* to = static_cast<std::uint16_t*>(panels.mutable_data_ptr());
+  at::parallel_for(0, kernels::panel_count(columns), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel) {
       const std::int64_t first = panel * kernels::kPanelWidth;
-      const at::Tensor rows = weight.slice(0, first, std::min(columns, first + kernels::kPanelWidth));
-      panels.select(0, panel).slice(1, 0, rows.size(0)).copy_(rows.t());
+      const at::Tensor rows =
+          weight.slice(0, first, std::min(columns, first + kernels::kPanelWidth)).to(at::kHalf).contiguous();
+      kernels::pack_panel_half(static_cast<const std::uint16_t*>(rows.const_data_ptr()), rows.size(0), depth,
+                               to + panel * depth * kernels::kPanelWidth);
     }
   });
   return panels;

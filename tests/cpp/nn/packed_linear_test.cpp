@@ -1,6 +1,7 @@
 #include "csrc/nn/packed_linear.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -72,6 +73,17 @@ TEST(PackedLinear, LosesNothingOfWeightsThatFloat16Holds) {
     EXPECT_TRUE(other.slice(1, 0, n_out - 1).equal(expected.slice(1, 0, n_out - 1)));
     EXPECT_LT(error_of_sums(other, x, nearly), 5e-7);
     EXPECT_FALSE(other.equal(expected));
+  }
+}
+
+// The threads that lay the panels out are not in the mode of the caller.
+TEST(PackedLinear, IsMadeInInferenceMode) {
+  const c10::InferenceMode guard;
+  WeightArena arena;
+  const at::Tensor x = at::randn({2, 64});
+  const at::Tensor weight = at::randn({1000, 64}).to(at::kHalf).to(at::kFloat);
+  for (const Rows rows : {Rows::kMany, Rows::kFew, Rows::kOverlapping}) {
+    EXPECT_LT(error_of_sums(PackedLinear(weight, {}, at::kFloat, rows, arena).forward(x), x, weight), 5e-7);
   }
 }
 
