@@ -199,8 +199,8 @@ def _transcribed(
     say: Callable[[str], object],
 ) -> Stream[Result]:
     """The stream of one recording; its clips advance in lock step where none needs another."""
-    _warn_of_the_cpu(model, settings.decode_options)
     recording = Recording(model, _spectrogram(model, audio), dtype, pad_or_trim)
+    _warn_of_the_cpu(model, settings.decode_options)
     options = dict(settings.decode_options)
     if dtype == torch.float32:
         options["fp16"] = False

@@ -515,14 +515,6 @@ def test_a_hook_is_gone_after_an_interrupt(package, demo):
     assert not any(m._forward_hooks for m in demo.modules())
 
 
-def test_warnings_come_before_the_recording_is_read(package, demo, monkeypatch):
-    order = []
-    monkeypatch.setattr(warnings, "warn", lambda message, **_: order.append(message))
-    with pytest.raises(RuntimeError, match="Failed to load audio"):
-        package.root.transcribe(demo, "no-such.wav")
-    assert order[-1:] == ["FP16 is not supported on CPU; using FP32 instead"]
-
-
 def test_pad_or_trim_can_be_replaced(package, demo, monkeypatch):
     lengths, pad_or_trim = [], package.transcribe.pad_or_trim
 
