@@ -14,6 +14,12 @@ WERROR ?= OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell awk -v cores=$$(nproc) \
 	'/MemTotal/ { jobs = int($$2 / 2097152); print jobs < 1 ? 1 : jobs < cores ? jobs : cores }' /proc/meminfo)
 
+# Python tests run side by side: one for each core, and each may need 6 GiB. Threads that wait for others leave
+# them the core.
+pytest_jobs := $(shell awk -v cores=$$(nproc) \
+	'/MemTotal/ { jobs = int($$2 / 6291456); print jobs < 1 ? 1 : jobs < cores ? jobs : cores }' /proc/meminfo)
+pytest = OMP_WAIT_POLICY=passive $(python) -m pytest -n $(pytest_jobs) --dist worksteal
+
 bin := $(abspath $(VENV))/bin
 python := $(bin)/python
 pip := $(python) -m pip --disable-pip-version-check
@@ -110,11 +116,11 @@ test-cpp: build-tests
 	@$(build)/tests/cpp/torchwhisper_tests --gtest_brief=1
 
 test-python: build-tests
-	@$(python) -m pytest
+	@$(pytest)
 
 .PHONY: parity
 parity: build-tests  ## The whole comparison with openai-whisper (long)
-	@$(python) -m pytest tests/python/parity --parity-full
+	@$(pytest) tests/python/parity --parity-full
 
 .PHONY: peers
 peers: $(peers_stamp)  ## Install the other engines that make bench compares with
