@@ -1,6 +1,7 @@
 """One 30 s window through the parts of a model, by every engine: what bench_encoder and bench_decode share.
 
-Models have the official dimensions and random weights, the same for all engines; the window is noise.
+Models have the official dimensions and random weights, in float16 as official checkpoints, the same for all
+engines; the window is noise.
 """
 
 import contextlib
@@ -33,9 +34,10 @@ def random_checkpoint(size: str) -> Path:
                 scale = tensor.shape[-1] ** -0.5 if tensor.ndim > 1 else 0.02
                 one = float("ln" in name and name.endswith("weight"))
                 state[name] = torch.randn(tensor.shape, generator=generator) * scale + one
+            state[name] = state[name].half()
         torch.save({"dims": common.SIZES[size], "model_state_dict": state}, target)
 
-    return converted.once(converted.FOLDER / f"random-{size}.pt", write)
+    return converted.once(converted.FOLDER / f"random-float16-{size}.pt", write)
 
 
 def window(mels: int) -> "np.ndarray[Any, Any]":
