@@ -41,6 +41,9 @@ def main() -> None:
     parser.add_argument(
         "--held-out", nargs="+", metavar="SPEAKER", help="test on all of these speakers, train on the others"
     )
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: the faster one"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if (args.out / "checkpoints").exists():
@@ -57,7 +60,12 @@ def main() -> None:
         train,
         str(args.out),
         training.TrainingOptions(
-            minutes=args.minutes, batch_size=4, learning_rate=3e-4, warmup=20, eval_every=10**9
+            minutes=args.minutes,
+            batch_size=4,
+            learning_rate=7e-4,
+            warmup=20,
+            precision=args.precision,
+            eval_every=10**9,
         ),
     )
     before = error_rates(model, test)
@@ -68,9 +76,9 @@ def main() -> None:
     print(f"{'':28}{'before':>10}{'after':>10}")
     for label, name in ROWS.items():
         print(f"{label:28}{getattr(before, name):10.1%}{getattr(after, name):10.1%}")
-    print(
-        f"{trainer.step} steps, {time.monotonic() - began:.0f} s in all; the model is {args.out / 'model.pt'}"
-    )
+    seconds = time.monotonic() - began
+    print(f"{trainer.step} steps in {trainer.options.precision}, {seconds:.0f} s in all")
+    print(f"The model is {args.out / 'model.pt'}")
     plot(args.out, [(0, before.wer_normalized), (trainer.step, after.wer_normalized)])
 
 

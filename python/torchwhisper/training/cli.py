@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("machine").add_argument
     add("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast to bfloat16")
+    add("--precision", choices=["fp32", "bf16", "auto"], default="fp32", help="auto: the faster one")
     add("--checkpointing", choices=POLICIES, help="activations to compute again, for less memory")
     add("--checkpoint-every", type=int, default=1, metavar="N", help="in each N-th block only")
     add("--parallel", choices=PARALLEL, default="ddp", help="with torchrun: replicas, or shards of the model")

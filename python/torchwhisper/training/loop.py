@@ -23,7 +23,15 @@ from .distributed import Interrupted as Interrupted
 from .distributed import RankError, Ranks
 from .evaluate import Scores, evaluate, plain_copy
 from .loss import IGNORED, chunked_cross_entropy
-from .recipe import Schedule, clip, default_rate, default_warmup, make_optimizer, set_rate
+from .recipe import (
+    Schedule,
+    clip,
+    default_rate,
+    default_warmup,
+    fastest_precision,
+    make_optimizer,
+    set_rate,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class TrainingOptions:
         minutes the rate falls with the clock, and no two runs are the same.
     learning_rate, warmup: see `recipe`.
     clip: largest norm of the gradients, 0 for any.
-    precision: "fp32", or "bf16" for autocast to bfloat16.
+    precision: "fp32", "bf16" for autocast to bfloat16, or "auto" for the faster one on the device.
     lora: rank of adapters to train, 0 for the model itself (see `lora.add_lora`, which the caller calls).
     eval_every, save_every: steps; 0 means at the end of each epoch.
     eval_batch_size: windows decoded at once.
@@ -109,7 +117,10 @@ class Trainer:
         rate = options.learning_rate or default_rate(model.dims, options.lora > 0)
         warmup = default_warmup(self.total or 0) if options.warmup is None else options.warmup
         self.schedule = Schedule(rate, warmup)
-        self.options = replace(options, learning_rate=rate, warmup=warmup)
+        precision = options.precision
+        if precision == "auto":
+            precision = fastest_precision(self.ranks.device)
+        self.options = replace(options, learning_rate=rate, warmup=warmup, precision=precision)
 
         blocks = [*model.encoder.blocks, *model.decoder.blocks]
         self.module = self.ranks.spread(TrainingStep(model), blocks)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _C
 from ..model import ModelDimensions
 
 # A fortieth of the greatest rate in pre-training, by the width of the model.
@@ -25,6 +26,15 @@ def default_rate(dims: ModelDimensions, lora: bool = False) -> float:
 def default_warmup(steps: int) -> int:
     """A tenth of the steps, at most 500."""
     return min(_MOST_WARMUP, steps // 10)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """ "bf16" where the device multiplies bfloat16 faster than float32, else "fp32"."""
+    if device.type == "cuda":
+        faster = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        faster = _C.compute_type_obstacle("bfloat16") is None
+    return "bf16" if faster else "fp32"
 
 
 @dataclass(frozen=True)

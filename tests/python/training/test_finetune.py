@@ -134,8 +134,9 @@ def test_lora(monkeypatch, capfd, corpus):
     assert all("lora_" in name for name in kept["parameters"])
 
 
-def test_bf16(monkeypatch, capfd, corpus):
-    assert run(monkeypatch, capfd, *arguments(corpus, epochs=4, precision="bf16"))[0] == 0
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_bf16(monkeypatch, capfd, corpus, precision):
+    assert run(monkeypatch, capfd, *arguments(corpus, epochs=4, precision=precision))[0] == 0
     done = steps(corpus["out"])
     assert done[-1]["loss"] < done[0]["loss"]
 

@@ -4,9 +4,16 @@ import pytest
 import torch
 from corpus import DIMS, small_model
 
+from torchwhisper import _C
 from torchwhisper.model import ModelDimensions
 from torchwhisper.training import default_rate
-from torchwhisper.training.recipe import Schedule, clip, default_warmup, make_optimizer
+from torchwhisper.training.recipe import (
+    Schedule,
+    clip,
+    default_warmup,
+    fastest_precision,
+    make_optimizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +23,16 @@ def test_larger_models_learn_slower(width, rate):
     dims = ModelDimensions(**DIMS | {"n_audio_state": width})
     assert default_rate(dims) == rate
     assert default_rate(dims, lora=True) == 1e-3
+
+
+def test_bfloat16_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(_C, "compute_type_obstacle", lambda name: None)
+    assert fastest_precision(torch.device("cpu")) == "bf16"
+    monkeypatch.setattr(_C, "compute_type_obstacle", lambda name: "it is slow here")
+    assert fastest_precision(torch.device("cpu")) == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert fastest_precision(torch.device("cuda")) == expected
 
 
 def test_the_rate_rises_and_falls():
