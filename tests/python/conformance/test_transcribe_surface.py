@@ -502,6 +502,15 @@ def test_printed_segments(run):
     assert printed == "[00:00.000 --> 00:03.000]  able\n" or printed.startswith("[00:00.000 --> 00:03.000] ")
 
 
+@pytest.mark.parametrize("given", [{"temperature": ()}, {"audio": np.zeros((2, 16000), np.float32)}])
+def test_input_that_makes_no_sense(package, demo, given):
+    audio = given.get("audio", np.zeros(16000, np.float32))
+    options = {"temperature": 0.0, **given}
+    options.pop("audio", None)
+    with pytest.raises(AttributeError if package.is_reference else ValueError):
+        package.root.transcribe(demo, audio, language="en", fp16=False, **options)
+
+
 def test_a_hook_is_gone_after_an_interrupt(package, demo):
     def interrupt(*_):
         raise KeyboardInterrupt
