@@ -164,7 +164,9 @@ def test_set_alignment_heads(pair):
 
 
 @pytest.mark.parametrize(
-    "dump", [b"\x00", base64.b85encode(b"not gzip"), base64.b85encode(gzip.compress(b"123"))]
+    "dump",
+    [b"\x00", base64.b85encode(b"not gzip"), base64.b85encode(gzip.compress(b"123"))],
+    ids=["no base 85", "no gzip", "of another size"],
 )
 def test_bad_alignment_heads_raise_what_the_reference_raises(pair, dump):
     with pytest.raises(Exception) as wanted:

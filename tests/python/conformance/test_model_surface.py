@@ -139,6 +139,7 @@ def test_set_alignment_heads(small):
         (base64.b85encode(b"no gzip"), gzip.BadGzipFile),
         (base64.b85encode(gzip.compress(b"\1\0\1")), RuntimeError),
     ],
+    ids=["no base 85", "no gzip", "of another size"],  # gzip writes the time of day, which no name may have
 )
 def test_bad_alignment_heads(small, dump, error):
     with pytest.raises((error, binascii.Error)):
