@@ -11,14 +11,13 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 # CI turns warnings into errors; a newer compiler on a user's machine must not stop the demo.
 WERROR ?= OFF
-export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell awk -v cores=$$(nproc) \
-	'/MemTotal/ { jobs = int($$2 / 2097152); print jobs < 1 ? 1 : jobs < cores ? jobs : cores }' /proc/meminfo)
+# As many jobs as there are cores, if each may need so many KiB of memory.
+jobs_of = $(shell awk -v cores=$$(nproc) \
+	'/MemTotal/ { jobs = int($$2 / $(1)); print jobs < 1 ? 1 : jobs < cores ? jobs : cores }' /proc/meminfo)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(call jobs_of,2097152)
 
-# Python tests run side by side: one for each core, and each may need 6 GiB. Threads that wait for others leave
-# them the core.
-pytest_jobs := $(shell awk -v cores=$$(nproc) \
-	'/MemTotal/ { jobs = int($$2 / 6291456); print jobs < 1 ? 1 : jobs < cores ? jobs : cores }' /proc/meminfo)
-pytest = OMP_WAIT_POLICY=passive $(python) -m pytest -n $(pytest_jobs) --dist worksteal
+# Python tests run side by side. Threads that wait for others leave them the core.
+pytest = OMP_WAIT_POLICY=passive $(python) -m pytest -n $(call jobs_of,6291456) --dist worksteal
 
 bin := $(abspath $(VENV))/bin
 python := $(bin)/python
