@@ -96,7 +96,7 @@ inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof
 
 inline Floats all(float value) { return value - Floats{}; }
 
-// Spelled out where the compiler would compare first and choose then.
+// Spelled out where the compiler would compare first and choose then. `b` where one of them is NaN.
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -134,12 +134,12 @@ inline float maximum_of(Floats value) {
   return reduce(value, [](float a, float b) { return a > b ? a : b; });
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; below the normal numbers it is 0.
+// exp(x) for x <= 0 to about one unit in the last place; below the normal numbers it is 0. NaN stays NaN.
 // x = n ln 2 + r with |r| <= ln(2) / 2, and exp(r) by its Taylor series.
 inline Floats exp_of(Floats x) {
   constexpr float kLowest = -87.0F;
   constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats clamped = larger(x, all(kLowest));
+  const Floats clamped = larger(all(kLowest), x);
   const Floats n = (clamped * std::numbers::log2e_v<float> + kRounder) - kRounder;
   // ln 2 in two parts, of which the first has few digits: its products are exact.
   constexpr float kLn2High = 0.693359375F;  // NOLINT(modernize-use-std-numbers)
@@ -156,7 +156,7 @@ inline Floats exp_of(Floats x) {
   const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
   Floats factor;
   __builtin_memcpy(&factor, &power, sizeof(factor));
-  return x > kLowest ? series * factor : Floats{};
+  return x <= kLowest ? Floats{} : series * factor;
 }
 
 // x * Phi(x) to 1e-4, for products whose inputs are rounded: Phi(x) - 1/2 is x times a polynomial of x * x,

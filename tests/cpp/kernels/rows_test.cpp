@@ -63,6 +63,17 @@ TEST_P(NumberRows, ForbiddenNumbersWeighNothing) {
   }
 }
 
+TEST_P(NumberRows, SumsOfNanAreNan) {
+  for (const std::int64_t n : {1, 40, 1501}) {
+    for (const std::int64_t place : {std::int64_t{0}, n / 2, n - 1}) {
+      at::Tensor x = at::randn({n});
+      x[place] = std::numeric_limits<float>::quiet_NaN();
+      EXPECT_TRUE(std::isnan(table_->log_sum_exp(data(x), n))) << n << " " << place;
+      EXPECT_TRUE(std::isnan(table_->exponentials(data(x), n, 1.0F))) << n << " " << place;
+    }
+  }
+}
+
 TEST_P(NumberRows, ExponentialsKeepTheirDigits) {
   for (double t = 0.0; t < 80.0; t += 0.37) {
     float pair[] = {static_cast<float>(-t), 0.0F};
