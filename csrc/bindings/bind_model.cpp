@@ -1,5 +1,6 @@
 #include <torch/csrc/Exceptions.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -11,6 +12,7 @@
 #include "csrc/model/fingerprint.h"
 #include "csrc/model/whisper.h"
 #include "csrc/nn/compute_type.h"
+#include "csrc/timing/alignment.h"
 
 namespace py = pybind11;
 
@@ -46,6 +48,28 @@ nn::BlockTraining to_training(const std::string& policy, std::int64_t every, dou
   TORCH_CHECK_VALUE(stochastic_depth >= 0 && stochastic_depth < 1, "stochastic_depth is ", stochastic_depth,
                     ", expected a probability below 1");
   return {nn::to_checkpoint_policy(policy), every, stochastic_depth};
+}
+
+// So many rows of logits at a time: all of them would be the largest tensor of a transcription.
+constexpr std::int64_t kLogitRows = 64;
+
+std::vector<double> text_probabilities(model::Whisper& whisper, const at::Tensor& hidden,
+                                       const std::vector<std::int64_t>& text_tokens, std::int64_t eot,
+                                       PyControl& control) {
+  const at::NoGradGuard no_grad;
+  const auto count = static_cast<std::int64_t>(text_tokens.size());
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && hidden.size(0) == count, "the hidden states have shape ",
+                    hidden.sizes(), ", expected one for each of ", count, " tokens");
+  std::vector<double> probabilities;
+  for (std::int64_t first = 0; first < count; first += kLogitRows) {
+    const std::int64_t n = std::min(kLogitRows, count - first);
+    const std::vector<std::int64_t> some(text_tokens.begin() + first, text_tokens.begin() + first + n);
+    const at::Tensor logits = whisper->decoder->project(hidden.narrow(0, first, n));
+    const auto found = timing::token_probabilities(logits, some, /*sot_length=*/0, eot);
+    probabilities.insert(probabilities.end(), found.begin(), found.end());
+    control.step(common::Stage::kAlign, 0);
+  }
+  return probabilities;
 }
 
 void bind_encoder(py::module_& m) {
@@ -198,15 +222,18 @@ void bind_model(py::module_& m) {
                const std::vector<std::pair<std::int64_t, std::int64_t>>& heads, PyControl& control) {
               const at::NoGradGuard no_grad;
               auto aligned = whisper->decoder->forward_with_scores(tokens, memory, heads, control);
-              return std::make_pair(aligned.logits, aligned.scores);
+              return std::make_pair(aligned.hidden, aligned.scores);
             }),
         py::arg("model"), py::arg("tokens"), py::arg("memory"), py::arg("heads"), py::arg("control"),
         R"pbdoc(
 Runs the decoder over one whole sequence with explicit attention.
 
 tokens: [1, time] int64, memory: remember() of one window, heads: pairs (layer, head).
-Returns (logits [time, n_vocab], cross-attention before the softmax [heads, time, frame]).
+Returns (hidden states [time, n_state], cross-attention before the softmax [heads, time, frame]).
 )pbdoc");
+  m.def("text_probabilities", torch::wrap_pybind_function_no_gil(&text_probabilities), py::arg("model"),
+        py::arg("hidden"), py::arg("text_tokens"), py::arg("eot"), py::arg("control"),
+        "token_probabilities() of the hidden states [tokens, n_state] that each text token follows.");
 }
 
 }  // namespace torchwhisper::bindings

@@ -141,7 +141,7 @@ TextDecoderImpl::Aligned TextDecoderImpl::forward_with_scores(
     const auto place = std::find(of_layer.begin(), of_layer.end(), head) - of_layer.begin();
     scores.push_back(layers[static_cast<std::size_t>(layer)][place]);
   }
-  return {project(ln(x))[0], at::stack(scores)};
+  return {ln(x)[0], at::stack(scores)};
 }
 
 AudioMemory TextDecoderImpl::remember(const at::Tensor& features, common::Control& control) {
@@ -162,7 +162,8 @@ DecoderState TextDecoderImpl::start(const AudioMemory& memory) {
   const at::Tensor like = at::empty({0}, positional_embedding.options().dtype(memory.dtype));
   for (nn::ResidualAttentionBlock& block : blocks) {
     const std::int64_t n_head = block->attn->n_head;
-    state.caches.emplace_back(memory.n_audio(), n_head, n_ctx, token_embedding.size(1) / n_head, like);
+    state.caches.emplace_back(memory.n_audio(), n_head, n_ctx, token_embedding.size(1) / n_head, like,
+                              cache_type_);
   }
   return state;
 }
@@ -228,6 +229,9 @@ void TextDecoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena, c
     control.step(common::Stage::kPrepare, ++done);
   }
   ln->prepare();
+  if (precision.products != nn::ComputeType::kFloat32) {
+    cache_type_ = kernels::MemoryType::kBfloat16;
+  }
   head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, precision, arena);
 }
 

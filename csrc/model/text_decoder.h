@@ -55,11 +55,11 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
                     common::Control& control = common::unstoppable(), const nn::BlockTraining& training = {});
 
   struct Aligned {
-    at::Tensor logits;  // [time, n_vocab] float32
+    at::Tensor hidden;  // [time, n_state]
     at::Tensor scores;  // [alignment head, time, frame] float32: cross-attention before the softmax
   };
 
-  /// forward() for one sequence, with explicit attention, keeping the scores of `heads`: pairs (layer, head).
+  /// hidden() for one sequence, with explicit attention, keeping the scores of `heads`: pairs (layer, head).
   /// No gradients.
   Aligned forward_with_scores(const at::Tensor& tokens, const AudioMemory& memory,
                               const std::vector<std::pair<std::int64_t, std::int64_t>>& heads,
@@ -103,6 +103,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
 
   std::unique_ptr<const nn::VocabularyHead> head_;
+  kernels::MemoryType cache_type_ = kernels::MemoryType::kFloat32;  // of the keys and values of tokens
 };
 TORCH_MODULE(TextDecoder);
 

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <utility>
@@ -15,12 +16,41 @@ namespace torchwhisper::nn {
 namespace {
 
 using kernels::kPanelWidth;
+using kernels::MemoryType;
 
 // Below this many multiplications a second thread costs more than it gives.
 constexpr std::int64_t kWorthAThread = 100'000;
 
 at::Tensor allocate(at::IntArrayRef sizes, const at::Tensor& like, at::ScalarType dtype) {
   return like.is_cpu() ? empty_on_huge_pages(sizes, dtype) : at::empty(sizes, like.options());
+}
+
+at::ScalarType to_dtype(MemoryType type) {
+  switch (type) {
+    case MemoryType::kBfloat16:
+      return at::kBFloat16;
+    case MemoryType::kInt8:
+      return at::kChar;
+    default:
+      return at::kFloat;
+  }
+}
+
+// The nearest integer of |x| < 2^22: every compiler makes vectors of this, and calls a function for
+// nearbyint.
+std::int8_t to_int8(float x) {
+  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23
+  return static_cast<std::int8_t>((x + kRounder) - kRounder);
+}
+
+constexpr float kLargestInt8 = 127.0F;
+
+float factor_of(float largest) { return largest > 0.0F ? kLargestInt8 / largest : 0.0F; }
+
+float* scale_of(const at::Tensor& scales, std::int64_t row, std::int64_t head) {
+  return scales.defined()
+             ? scales.mutable_data_ptr<float>() + row * scales.stride(0) + head * scales.stride(1)
+             : nullptr;
 }
 
 const void* place_of(const at::Tensor& cache, std::int64_t row, std::int64_t head) {
@@ -31,17 +61,22 @@ const void* place_of(const at::Tensor& cache, std::int64_t row, std::int64_t hea
 }  // namespace
 
 KeyValueCache::KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
-                             const at::Tensor& like, bool shortened)
+                             const at::Tensor& like, MemoryType type)
     : n_head_(n_head),
       dim_(dim),
       in_panels_(like.is_cpu() && like.scalar_type() == at::kFloat && dim <= kPanelWidth),
-      shortened_(in_panels_ && shortened),
+      type_(in_panels_ ? type : MemoryType::kFloat32),
       keys_(allocate(
           in_panels_ ? std::vector<std::int64_t>{rows, n_head, kernels::panel_count(n_ctx), dim, kPanelWidth}
                      : std::vector<std::int64_t>{rows, n_head, n_ctx, dim},
-          like, shortened_ ? at::kBFloat16 : like.scalar_type())),
+          like, in_panels_ ? to_dtype(type_) : like.scalar_type())),
       values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like, keys_.scalar_type())),
-      alike_(static_cast<std::size_t>(rows * rows), 0) {}
+      alike_(static_cast<std::size_t>(rows * rows), 0) {
+  if (type_ == MemoryType::kInt8) {
+    key_scales_ = at::empty({rows, n_head, n_ctx}, like.options());
+    value_scales_ = at::empty({rows, n_head, dim}, like.options());
+  }
+}
 
 void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
   const std::int64_t n_new = key.size(2);
@@ -68,22 +103,23 @@ Element* KeyValueCache::value_at(std::int64_t row, std::int64_t head, std::int64
 }
 
 // key, value: [dim].
-template <typename Element>
-void KeyValueCache::write(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
-                          const float* value) {
+template <typename Element, typename Given>
+void KeyValueCache::write(std::int64_t row, std::int64_t head, std::int64_t place, const Given* key,
+                          const Given* value) {
   auto* column = key_at<Element>(row, head, place);
   for (std::int64_t d = 0; d < dim_; ++d) {
     column[d * kPanelWidth] = static_cast<Element>(key[d]);
   }
   auto* line = value_at<Element>(row, head, place);
   for (std::int64_t d = 0; d < kPanelWidth; ++d) {
-    line[d] = static_cast<Element>(d < dim_ ? value[d] : 0.0F);
+    line[d] = d < dim_ ? static_cast<Element>(value[d]) : Element(0.0F);
   }
 }
 
 void KeyValueCache::write_as_kept(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
                                   const float* value) {
-  if (shortened_) {
+  TORCH_INTERNAL_ASSERT_DEBUG_ONLY(type_ != MemoryType::kInt8);
+  if (type_ == MemoryType::kBfloat16) {
     write<at::BFloat16>(row, head, place, key, value);
   } else {
     write<float>(row, head, place, key, value);
@@ -101,8 +137,56 @@ void KeyValueCache::append_rows(const float* key, const float* value, std::int64
   ++length_;
 }
 
+// keys: [n, dim]. Each is rounded by itself. What is not finite makes its scale NaN.
+void KeyValueCache::round_keys(const Lines& keys, std::int64_t row, std::int64_t head) {
+  float* scales = scale_of(key_scales_, row, head);
+  for (std::int64_t t = 0; t < keys.size(0); ++t) {
+    const float* key = keys[t].data();
+    float largest = 0.0F;
+    float not_finite = 0.0F;
+    for (std::int64_t d = 0; d < dim_; ++d) {
+      largest = std::max(largest, std::abs(key[d]));
+      not_finite += key[d] * 0.0F;
+    }
+    const float factor = factor_of(largest);
+    auto* column = key_at<std::int8_t>(row, head, t);
+    for (std::int64_t d = 0; d < dim_; ++d) {
+      column[d * kPanelWidth] = to_int8(key[d] * factor);
+    }
+    scales[t] = largest / kLargestInt8 + not_finite;
+  }
+}
+
+// values: [n, dim]. Each channel is rounded by itself.
+void KeyValueCache::round_values(const Lines& values, std::int64_t row, std::int64_t head) {
+  std::array<float, kPanelWidth> largest{};
+  std::array<float, kPanelWidth> not_finite{};
+  for (std::int64_t t = 0; t < values.size(0); ++t) {
+    const float* value = values[t].data();
+    for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
+      largest[d] = std::max(largest[d], std::abs(value[d]));
+      not_finite[d] += value[d] * 0.0F;
+    }
+  }
+  std::array<float, kPanelWidth> factors{};
+  std::transform(largest.begin(), largest.end(), factors.begin(), factor_of);
+  for (std::int64_t t = 0; t < values.size(0); ++t) {
+    const float* value = values[t].data();
+    auto* line = value_at<std::int8_t>(row, head, t);
+    for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
+      line[d] = to_int8(value[d] * factors[d]);
+    }
+    std::fill(line + dim_, line + kPanelWidth, std::int8_t{0});
+  }
+  float* scales = scale_of(value_scales_, row, head);
+  for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
+    scales[d] = largest[d] / kLargestInt8 + not_finite[d];
+  }
+}
+
 void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& value) {
   TORCH_INTERNAL_ASSERT(key.stride(3) == 1 && value.stride(3) == 1);
+  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8 || length_ == 0, "int8 takes everything at once");
   const auto keys = key.accessor<float, 4>();
   const auto values = value.accessor<float, 4>();
   const std::int64_t n_new = key.size(2);
@@ -112,6 +196,11 @@ void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& va
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t row = i / n_head_;
       const std::int64_t head = i % n_head_;
+      if (type_ == MemoryType::kInt8) {
+        round_keys(keys[row][head], row, head);
+        round_values(values[row][head], row, head);
+        continue;
+      }
       for (std::int64_t t = 0; t < n_new; ++t) {
         write_as_kept(row, head, length_ + t, keys[row][head][t].data(), values[row][head][t].data());
       }
@@ -141,10 +230,12 @@ void KeyValueCache::visit_heads(const float* q, std::int64_t time, std::int64_t 
                                                  length_,
                                                  place_of(keys_, row, head),
                                                  place_of(values_, row, head),
-                                                 shortened_,
+                                                 type_,
                                                  1.0F / std::sqrt(static_cast<float>(dim_)),
                                                  nullptr,
-                                                 0};
+                                                 0,
+                                                 scale_of(key_scales_, row, head),
+                                                 scale_of(value_scales_, row, head)};
           visit(attention, scores.data(), row, head, first);
         }
       });
@@ -205,27 +296,45 @@ at::Tensor KeyValueCache::used(const at::Tensor& cache) const {
   return cache.narrow(2, 0, cache.dim() == 5 ? kernels::panel_count(length_) : length_);
 }
 
-KeyValueCache::Tail KeyValueCache::take(std::int64_t row, std::int64_t begin) const {
+template <typename Element>
+KeyValueCache::Tail KeyValueCache::take_from_panels(std::int64_t row, std::int64_t begin) const {
   const std::int64_t n = length_ - begin;
-  if (!in_panels_) {
-    return {keys_.select(0, row).narrow(1, begin, n).clone(),
-            values_.select(0, row).narrow(1, begin, n).clone()};
-  }
   const Tail tail{at::empty({n_head_, n, dim_}, keys_.options()),
                   at::empty({n_head_, n, dim_}, keys_.options())};
-  float* key = tail.key.mutable_data_ptr<float>();
-  float* value = tail.value.mutable_data_ptr<float>();
+  auto* key = tail.key.mutable_data_ptr<Element>();
+  auto* value = tail.value.mutable_data_ptr<Element>();
   for (std::int64_t head = 0; head < n_head_; ++head) {
     for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
-      const auto* column = key_at<float>(row, head, place);
+      const auto* column = key_at<Element>(row, head, place);
       for (std::int64_t d = 0; d < dim_; ++d) {
         key[d] = column[d * kPanelWidth];
       }
-      const auto* line = value_at<float>(row, head, place);
+      const auto* line = value_at<Element>(row, head, place);
       std::copy(line, line + dim_, value);
     }
   }
   return tail;
+}
+
+KeyValueCache::Tail KeyValueCache::take(std::int64_t row, std::int64_t begin) const {
+  if (in_panels_) {
+    return type_ == MemoryType::kBfloat16 ? take_from_panels<at::BFloat16>(row, begin)
+                                          : take_from_panels<float>(row, begin);
+  }
+  const std::int64_t n = length_ - begin;
+  return {keys_.select(0, row).narrow(1, begin, n).clone(),
+          values_.select(0, row).narrow(1, begin, n).clone()};
+}
+
+template <typename Element>
+void KeyValueCache::put_into_panels(std::int64_t row, std::int64_t begin, const Tail& tail) {
+  const auto* key = tail.key.const_data_ptr<Element>();
+  const auto* value = tail.value.const_data_ptr<Element>();
+  for (std::int64_t head = 0; head < n_head_; ++head) {
+    for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
+      write<Element>(row, head, place, key, value);
+    }
+  }
 }
 
 void KeyValueCache::put(std::int64_t row, std::int64_t begin, const Tail& tail) {
@@ -234,12 +343,10 @@ void KeyValueCache::put(std::int64_t row, std::int64_t begin, const Tail& tail) 
     values_.select(0, row).narrow(1, begin, length_ - begin).copy_(tail.value);
     return;
   }
-  const float* key = tail.key.const_data_ptr<float>();
-  const float* value = tail.value.const_data_ptr<float>();
-  for (std::int64_t head = 0; head < n_head_; ++head) {
-    for (std::int64_t place = begin; place < length_; ++place, key += dim_, value += dim_) {
-      write<float>(row, head, place, key, value);
-    }
+  if (type_ == MemoryType::kBfloat16) {
+    put_into_panels<at::BFloat16>(row, begin, tail);
+  } else {
+    put_into_panels<float>(row, begin, tail);
   }
 }
 
@@ -247,7 +354,7 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
   if (sources.empty()) {
     return;
   }
-  TORCH_INTERNAL_ASSERT(!shortened_);
+  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8);
   const auto n_row = static_cast<std::size_t>(rows());
   const auto source = [&](std::size_t row) { return static_cast<std::size_t>(sources[row]); };
   // All tails are read before any is written.
@@ -271,8 +378,9 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
 }
 
 KeyValueCache KeyValueCache::repeat_rows(std::int64_t times) const {
-  TORCH_INTERNAL_ASSERT(!shortened_);
-  KeyValueCache repeated(rows() * times, n_head_, values_.size(2), dim_, keys_);
+  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8);
+  const at::Tensor like = in_panels_ ? at::empty({0}, keys_.options().dtype(at::kFloat)) : keys_;
+  KeyValueCache repeated(rows() * times, n_head_, values_.size(2), dim_, like, type_);
   repeated.length_ = length_;
   repeated.used(repeated.keys_).copy_(used(keys_).repeat_interleave(times, 0));
   repeated.used(repeated.values_).copy_(used(values_).repeat_interleave(times, 0));

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/TensorAccessor.h>
 
 #include <cstdint>
 #include <vector>
 
 #include "csrc/common/api.h"
+#include "csrc/kernels/attention.h"
 #include "csrc/nn/functional.h"
 
 namespace torchwhisper::nn {
@@ -15,11 +17,11 @@ namespace torchwhisper::nn {
 /// them (kernels/attention.h).
 class TORCHWHISPER_API KeyValueCache {
  public:
-  /// Room for `n_ctx` keys and values of `rows` sequences; type and device as `like`. `shortened` keeps those
-  /// of float32 queries on a CPU in bfloat16, half of what every token reads; rows of such a cache cannot be
-  /// reordered or repeated.
+  /// Room for `n_ctx` keys and values of `rows` sequences; type and device as `like`. Those of float32
+  /// queries on a CPU may be kept in fewer bits. int8, a scale for each key and for each channel of the
+  /// values, takes all of them at once.
   KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
-                const at::Tensor& like, bool shortened = false);
+                const at::Tensor& like, kernels::MemoryType type = kernels::MemoryType::kFloat32);
 
   /// Stores the next keys and values: [row, head, new, dim].
   void append(const at::Tensor& key, const at::Tensor& value);
@@ -60,12 +62,19 @@ class TORCHWHISPER_API KeyValueCache {
   void write_as_kept(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
                      const float* value);
   void append_to_panels(const at::Tensor& key, const at::Tensor& value);
+  using Lines = at::TensorAccessor<float, 2>;
+  void round_keys(const Lines& keys, std::int64_t row, std::int64_t head);
+  void round_values(const Lines& values, std::int64_t row, std::int64_t head);
   template <typename Element>
   Element* key_at(std::int64_t row, std::int64_t head, std::int64_t place) const;
   template <typename Element>
   Element* value_at(std::int64_t row, std::int64_t head, std::int64_t place) const;
+  template <typename Element, typename Given>
+  void write(std::int64_t row, std::int64_t head, std::int64_t place, const Given* key, const Given* value);
   template <typename Element>
-  void write(std::int64_t row, std::int64_t head, std::int64_t place, const float* key, const float* value);
+  Tail take_from_panels(std::int64_t row, std::int64_t begin) const;
+  template <typename Element>
+  void put_into_panels(std::int64_t row, std::int64_t begin, const Tail& tail);
   Tail take(std::int64_t row, std::int64_t begin) const;
   void put(std::int64_t row, std::int64_t begin, const Tail& tail);
   template <typename Visit>
@@ -74,9 +83,11 @@ class TORCHWHISPER_API KeyValueCache {
   std::int64_t n_head_;
   std::int64_t dim_;
   bool in_panels_;
-  bool shortened_;
-  at::Tensor keys_;    // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
-  at::Tensor values_;  // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
+  kernels::MemoryType type_;  // of what lies in panels
+  at::Tensor keys_;           // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
+  at::Tensor values_;         // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
+  at::Tensor key_scales_;     // [row, head, n_ctx], of int8
+  at::Tensor value_scales_;   // [row, head, dim], of int8
   std::int64_t length_ = 0;
   std::vector<std::int64_t> alike_;  // [row][row]: how many of their first keys and values are equal
 };

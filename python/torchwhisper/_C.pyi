@@ -96,6 +96,9 @@ def cross_attention(
     heads: list[tuple[int, int]],
     control: Control,
 ) -> tuple[Tensor, Tensor]: ...
+def text_probabilities(
+    model: Whisper, hidden: Tensor, text_tokens: list[int], eot: int, control: Control
+) -> list[float]: ...
 
 # --- decoding ---------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import subprocess  # noqa: F401
 import warnings  # noqa: F401
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, List, cast  # noqa: F401, UP035
+from typing import TYPE_CHECKING, Any, List, NamedTuple, cast  # noqa: F401, UP035
 
 import numpy as np
 import numpy.typing as npt
@@ -118,8 +118,8 @@ def find_alignment(
         return []
     sot = tokenizer.sot_sequence
     tokens = [*sot, tokenizer.no_timestamps, *text_tokens, tokenizer.eot]
-    logits, qk = _attention(model, torch.tensor([tokens], device=model.device), mel)
-    token_probabilities = _C.token_probabilities(logits, list(text_tokens), len(sot), tokenizer.eot)
+    text = _Text(list(text_tokens), len(sot), tokenizer.eot)
+    token_probabilities, qk = _attention(model, torch.tensor([tokens], device=model.device), mel, text)
     frames = len(range(qk.shape[-1])[: num_frames // 2])
     if frames > medfilt_width // 2:
         _check_width(medfilt_width)
@@ -138,19 +138,28 @@ def _align_by_parts(qk: Tensor, sot_length: int, medfilt_width: int, qk_scale: f
     return dtw(-smooth.mean(dim=0)[sot_length:-1])
 
 
-def _attention(model: "Whisper", tokens: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [token, vocabulary], and scores [head, token, frame] of the alignment heads.
+class _Text(NamedTuple):
+    tokens: list[int]
+    after: int  # the index of the token whose logits say the first of them
+    eot: int
 
-    tokens: [1, token]. mel: one window or its audio features, without a batch dimension.
+
+def _attention(model: "Whisper", tokens: Tensor, mel: Tensor, text: _Text) -> tuple[list[float], Tensor]:
+    """The probability of each token of the text, and scores [head, token, frame] of the alignment heads.
+
+    tokens: [1, token], the text among them. mel: one window or its audio features, without a batch dimension.
     """
     heads = [(layer, head) for layer, head in model.alignment_heads.indices().T.tolist()]
     encoded = mel.shape == (model.dims.n_audio_ctx, model.dims.n_audio_state)
     with torch.no_grad(), _engine.session(model, mel.dtype) as engine:
         if engine is None:
-            return _hooked_attention(model, tokens, mel.unsqueeze(0), encoded, heads)
+            logits, qk = _hooked_attention(model, tokens, mel.unsqueeze(0), encoded, heads)
+            return _C.token_probabilities(logits, text.tokens, text.after, text.eot), qk
         features = mel.unsqueeze(0) if encoded else model.embed_audio(mel.unsqueeze(0))
         memory = _engine.memory_of(engine, features)
-        return _C.cross_attention(engine, tokens, memory, heads, _C.Control())
+        hidden, qk = _C.cross_attention(engine, tokens, memory, heads, _C.Control())
+        hidden = hidden[text.after : text.after + len(text.tokens)]
+        return _C.text_probabilities(engine, hidden, text.tokens, text.eot, _C.Control()), qk
 
 
 def _hooked_attention(

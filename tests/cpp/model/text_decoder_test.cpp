@@ -100,7 +100,7 @@ TEST(TextDecoder, KeepsTheScoresOfTheHeadsAskedFor) {
   common::Control control;
   const auto aligned =
       decoder->forward_with_scores(tokens, decoder->remember(features), {{1, 3}, {0, 2}}, control);
-  EXPECT_LT(relative_error(aligned.logits, decoder->forward(tokens, features)[0]), 3e-6);
+  EXPECT_LT(relative_error(aligned.hidden, decoder->hidden(tokens, features)[0]), 3e-6);
   EXPECT_EQ(aligned.scores.sizes(), at::IntArrayRef({2, 5, 20}));
   const auto other = decoder->forward_with_scores(tokens, decoder->remember(features), {{0, 2}}, control);
   EXPECT_TRUE(other.scores[0].equal(aligned.scores[1]));
