@@ -125,12 +125,14 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
     found = engines.present(options.engines, options.whisper_cli)
-    rows = [
-        row
-        for audio in options.audio
-        for name in options.settings
-        for row in measure(name, audio, found, options)
-    ]
+    rows: list[Row] = []
+    for audio in options.audio:
+        for name in options.settings:
+            rows += measure(name, audio, found, options)
+            write(rows, found, options)  # all of them take an hour, and may be stopped
+
+
+def write(rows: Sequence[Row], found: Sequence[Engine], options: argparse.Namespace) -> None:
     title = f"Transcriptions with {options.model.name}"
     body = table(rows) + notes(found, options.whisper_cli)
     common.write_results("transcribe", title, options, rows, body)

@@ -33,6 +33,7 @@ struct TORCHWHISPER_API AudioEncoderImpl : torch::nn::Module {
   nn::LayerNorm ln_post{nullptr};
 
  private:
+  at::Tensor encode(const at::Tensor& mel, common::Control& control, const nn::BlockTraining& training);
   at::Tensor embed(const at::Tensor& mel);
   at::Tensor embed_prepared(const at::Tensor& mel) const;
 

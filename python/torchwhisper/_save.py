@@ -79,7 +79,7 @@ def _tensors(model: Whisper) -> dict[str, Tensor]:
 
 def write_torch(content: Any, path: str) -> None:
     """torch.save() to a file that is whole or absent. Raises RuntimeError where the disk is full, say."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # of how much torch wrote, whatever the reason is
@@ -92,18 +92,18 @@ def _write_safetensors(state: dict[str, Tensor], path: str, notes: dict[str, str
         from safetensors.torch import save_file
     except ImportError:
         raise RuntimeError(f"{path} cannot be written: it needs pip install safetensors") from None
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(state, temporary, notes)
 
 
 def _write_json(content: dict[str, Any], path: str) -> None:
-    with _replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
+def replacing(path: str) -> Iterator[str]:
     """Gives the name of a file to write, which takes the name `path` when it is complete."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:

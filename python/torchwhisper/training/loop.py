@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._save import _replacing, save_model
+from .._save import replacing, save_model
 from ..model import Whisper
 from . import checkpoint
 from .batches import Batch, Dataset, prefetched
@@ -197,7 +197,7 @@ class Trainer:
                 os.remove(os.path.join(self.out, name))
         log = os.path.join(self.out, "log.jsonl")
         kept = [line for line in _lines(log) if self._has_logged(line)]
-        with _replacing(log) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with replacing(log) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(kept)
 
     def _has_logged(self, line: str) -> bool:

@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include "tests/cpp/random_model.h"
+#include "tests/cpp/step_counter.h"
 
 namespace torchwhisper::model {
 namespace {
 
 using torchwhisper::testing::random_model;
 using torchwhisper::testing::relative_error;
+using torchwhisper::testing::StepCounter;
 
 TEST(AudioEncoder, RecordingsOfABatchDoNotMix) {
   const at::NoGradGuard no_grad;
@@ -38,6 +40,19 @@ TEST(AudioEncoder, RefusesOtherLengths) {
   AudioEncoder encoder = random_model()->encoder;
   common::Control control;
   EXPECT_THROW(encoder->forward(at::randn({1, 6, 38}), control), c10::ValueError);
+}
+
+TEST(AudioEncoder, StepsThroughTheLayersOfEachWindow) {
+  AudioEncoder encoder = random_model()->encoder;
+  const auto layers = static_cast<std::int64_t>(encoder->blocks.size());
+  const at::Tensor mel = at::randn({3, 6, 40});
+  StepCounter together;
+  encoder->forward(mel, together);
+  EXPECT_EQ(together.steps, layers);  // a batch to be trained on
+  const at::NoGradGuard no_grad;
+  StepCounter apart;
+  encoder->forward(mel, apart);
+  EXPECT_EQ(apart.steps, 3 * layers);
 }
 
 TEST(AudioEncoder, CanBeCancelled) {
