@@ -10,9 +10,6 @@ namespace torchwhisper::kernels {
 /// How many queries attend() takes at once: their scores stay in the processor's cache.
 inline constexpr std::int64_t kMostQueries = 48;
 
-/// What keys and values are kept in: every token reads all of them.
-enum class MemoryType { kFloat32, kBfloat16, kInt8 };
-
 /// One head of attention with few queries: y = softmax(q k^T * scale) v.
 struct HeadAttention {
   const float* q;  // [rows][q_stride], of which `dim` count
@@ -22,12 +19,10 @@ struct HeadAttention {
   std::int64_t memory;     // how many keys and values
   const void* key_panels;  // the keys [memory, dim] as panels
   const void* values;      // [memory][kPanelWidth]
-  MemoryType type;
+  bool in_bfloat16;        // what keys and values are kept in, if not in float32
   float scale;
   float* y;  // [rows][y_stride]
   std::int64_t y_stride;
-  const float* key_scale = nullptr;    // int8: [memory]
-  const float* value_scale = nullptr;  // int8: [dim]
 };
 
 /// From one row of scratch to the next, in numbers: rows begin on cache lines of different sets.

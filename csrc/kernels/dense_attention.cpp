@@ -64,8 +64,8 @@ class FloatMemory {
   void attend(std::int64_t index, std::int64_t first, std::int64_t rows, Scratch& scratch) const {
     const Head head(a_, index);
     kernels::attend({head.q + first * a_.stride, a_.stride, rows, a_.dim, a_.time,
-                     keys_.data() + index * key_size_, values_.data() + index * value_size_,
-                     MemoryType::kFloat32, a_.scale, head.y + first * head.y_stride, head.y_stride},
+                     keys_.data() + index * key_size_, values_.data() + index * value_size_, false, a_.scale,
+                     head.y + first * head.y_stride, head.y_stride},
                     scratch.scores.data());
   }
 

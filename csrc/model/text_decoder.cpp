@@ -163,7 +163,7 @@ DecoderState TextDecoderImpl::start(const AudioMemory& memory) {
   for (nn::ResidualAttentionBlock& block : blocks) {
     const std::int64_t n_head = block->attn->n_head;
     state.caches.emplace_back(memory.n_audio(), n_head, n_ctx, token_embedding.size(1) / n_head, like,
-                              cache_type_);
+                              shortens_caches_);
   }
   return state;
 }
@@ -229,9 +229,7 @@ void TextDecoderImpl::prepare(nn::Precision precision, nn::WeightArena& arena, c
     control.step(common::Stage::kPrepare, ++done);
   }
   ln->prepare();
-  if (precision.products != nn::ComputeType::kFloat32) {
-    cache_type_ = kernels::MemoryType::kBfloat16;
-  }
+  shortens_caches_ = precision.products != nn::ComputeType::kFloat32;
   head_ = std::make_unique<const nn::VocabularyHead>(token_embedding, precision, arena);
 }
 

@@ -103,7 +103,7 @@ struct TORCHWHISPER_API TextDecoderImpl : torch::nn::Module {
   at::Tensor embed(const at::Tensor& tokens, std::int64_t offset, at::ScalarType dtype);
 
   std::unique_ptr<const nn::VocabularyHead> head_;
-  kernels::MemoryType cache_type_ = kernels::MemoryType::kFloat32;  // of the keys and values of tokens
+  bool shortens_caches_ = false;  // whether keys and values of tokens are kept in bfloat16
 };
 TORCH_MODULE(TextDecoder);
 

@@ -14,18 +14,6 @@ namespace {
 // The key projection has no bias; a joint product needs zeros in its place.
 at::Tensor no_bias(const Linear& key) { return at::zeros({key->weight.size(0)}, key->weight.options()); }
 
-// What the keys and values of audio features are kept in where products are of some type.
-kernels::MemoryType to_memory_type(ComputeType products) {
-  switch (products) {
-    case ComputeType::kInt8:
-      return kernels::MemoryType::kInt8;
-    case ComputeType::kBFloat16:
-      return kernels::MemoryType::kBfloat16;
-    default:
-      return kernels::MemoryType::kFloat32;
-  }
-}
-
 }  // namespace
 
 MultiHeadAttentionImpl::MultiHeadAttentionImpl(const Weights& given, std::int64_t n_state,
@@ -105,7 +93,7 @@ at::Tensor MultiHeadAttentionImpl::cross_attention(const at::Tensor& x, const at
 
 KeyValueCache MultiHeadAttentionImpl::remember(const at::Tensor& features) {
   const auto [k, v] = project_features(features);
-  KeyValueCache memory(k.size(0), n_head, k.size(2), k.size(3), features, memory_type_);
+  KeyValueCache memory(k.size(0), n_head, k.size(2), k.size(3), features, shortens_memory_);
   memory.append(k, v);
   return memory;
 }
@@ -163,7 +151,7 @@ void MultiHeadAttentionImpl::prepare(Precision precision, Rows rows, WeightArena
         at::cat({query->bias, no_bias(key), value->bias}), precision, rows, arena);
     return;
   }
-  memory_type_ = to_memory_type(precision.products);
+  shortens_memory_ = precision.products != ComputeType::kFloat32;
   query->prepare(precision, rows, arena);
   packed_key_value_ = std::make_unique<const PackedLinear>(at::cat({key->weight, value->weight}),
                                                            at::cat({no_bias(key), value->bias}), precision,

@@ -98,8 +98,8 @@ struct TORCHWHISPER_API MultiHeadAttentionImpl : torch::nn::Module {
 
   std::unique_ptr<const PackedLinear> packed_query_key_value_;
   std::unique_ptr<const PackedLinear> packed_key_value_;
-  kernels::MemoryType memory_type_ = kernels::MemoryType::kFloat32;  // of audio features' keys and values
-  bool in_bfloat16_ = false;  // whether unmasked self-attention is multiplied in it
+  bool shortens_memory_ = false;  // whether keys and values of audio features are kept in bfloat16
+  bool in_bfloat16_ = false;      // whether unmasked self-attention is multiplied in it
 };
 TORCH_MODULE(MultiHeadAttention);
 

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <utility>
@@ -16,41 +15,12 @@ namespace torchwhisper::nn {
 namespace {
 
 using kernels::kPanelWidth;
-using kernels::MemoryType;
 
 // Below this many multiplications a second thread costs more than it gives.
 constexpr std::int64_t kWorthAThread = 100'000;
 
 at::Tensor allocate(at::IntArrayRef sizes, const at::Tensor& like, at::ScalarType dtype) {
   return like.is_cpu() ? empty_on_huge_pages(sizes, dtype) : at::empty(sizes, like.options());
-}
-
-at::ScalarType to_dtype(MemoryType type) {
-  switch (type) {
-    case MemoryType::kBfloat16:
-      return at::kBFloat16;
-    case MemoryType::kInt8:
-      return at::kChar;
-    default:
-      return at::kFloat;
-  }
-}
-
-// The nearest integer of |x| < 2^22: every compiler makes vectors of this, and calls a function for
-// nearbyint.
-std::int8_t to_int8(float x) {
-  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23
-  return static_cast<std::int8_t>((x + kRounder) - kRounder);
-}
-
-constexpr float kLargestInt8 = 127.0F;
-
-float factor_of(float largest) { return largest > 0.0F ? kLargestInt8 / largest : 0.0F; }
-
-float* scale_of(const at::Tensor& scales, std::int64_t row, std::int64_t head) {
-  return scales.defined()
-             ? scales.mutable_data_ptr<float>() + row * scales.stride(0) + head * scales.stride(1)
-             : nullptr;
 }
 
 const void* place_of(const at::Tensor& cache, std::int64_t row, std::int64_t head) {
@@ -61,22 +31,17 @@ const void* place_of(const at::Tensor& cache, std::int64_t row, std::int64_t hea
 }  // namespace
 
 KeyValueCache::KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
-                             const at::Tensor& like, MemoryType type)
+                             const at::Tensor& like, bool shortened)
     : n_head_(n_head),
       dim_(dim),
       in_panels_(like.is_cpu() && like.scalar_type() == at::kFloat && dim <= kPanelWidth),
-      type_(in_panels_ ? type : MemoryType::kFloat32),
+      shortened_(in_panels_ && shortened),
       keys_(allocate(
           in_panels_ ? std::vector<std::int64_t>{rows, n_head, kernels::panel_count(n_ctx), dim, kPanelWidth}
                      : std::vector<std::int64_t>{rows, n_head, n_ctx, dim},
-          like, in_panels_ ? to_dtype(type_) : like.scalar_type())),
+          like, shortened_ ? at::kBFloat16 : like.scalar_type())),
       values_(allocate({rows, n_head, n_ctx, in_panels_ ? kPanelWidth : dim}, like, keys_.scalar_type())),
-      alike_(static_cast<std::size_t>(rows * rows), 0) {
-  if (type_ == MemoryType::kInt8) {
-    key_scales_ = at::empty({rows, n_head, n_ctx}, like.options());
-    value_scales_ = at::empty({rows, n_head, dim}, like.options());
-  }
-}
+      alike_(static_cast<std::size_t>(rows * rows), 0) {}
 
 void KeyValueCache::append(const at::Tensor& key, const at::Tensor& value) {
   const std::int64_t n_new = key.size(2);
@@ -118,8 +83,7 @@ void KeyValueCache::write(std::int64_t row, std::int64_t head, std::int64_t plac
 
 void KeyValueCache::write_as_kept(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
                                   const float* value) {
-  TORCH_INTERNAL_ASSERT_DEBUG_ONLY(type_ != MemoryType::kInt8);
-  if (type_ == MemoryType::kBfloat16) {
+  if (shortened_) {
     write<at::BFloat16>(row, head, place, key, value);
   } else {
     write<float>(row, head, place, key, value);
@@ -137,56 +101,8 @@ void KeyValueCache::append_rows(const float* key, const float* value, std::int64
   ++length_;
 }
 
-// keys: [n, dim]. Each is rounded by itself. What is not finite makes its scale NaN.
-void KeyValueCache::round_keys(const Lines& keys, std::int64_t row, std::int64_t head) {
-  float* scales = scale_of(key_scales_, row, head);
-  for (std::int64_t t = 0; t < keys.size(0); ++t) {
-    const float* key = keys[t].data();
-    float largest = 0.0F;
-    float not_finite = 0.0F;
-    for (std::int64_t d = 0; d < dim_; ++d) {
-      largest = std::max(largest, std::abs(key[d]));
-      not_finite += key[d] * 0.0F;
-    }
-    const float factor = factor_of(largest);
-    auto* column = key_at<std::int8_t>(row, head, t);
-    for (std::int64_t d = 0; d < dim_; ++d) {
-      column[d * kPanelWidth] = to_int8(key[d] * factor);
-    }
-    scales[t] = largest / kLargestInt8 + not_finite;
-  }
-}
-
-// values: [n, dim]. Each channel is rounded by itself.
-void KeyValueCache::round_values(const Lines& values, std::int64_t row, std::int64_t head) {
-  std::array<float, kPanelWidth> largest{};
-  std::array<float, kPanelWidth> not_finite{};
-  for (std::int64_t t = 0; t < values.size(0); ++t) {
-    const float* value = values[t].data();
-    for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
-      largest[d] = std::max(largest[d], std::abs(value[d]));
-      not_finite[d] += value[d] * 0.0F;
-    }
-  }
-  std::array<float, kPanelWidth> factors{};
-  std::transform(largest.begin(), largest.end(), factors.begin(), factor_of);
-  for (std::int64_t t = 0; t < values.size(0); ++t) {
-    const float* value = values[t].data();
-    auto* line = value_at<std::int8_t>(row, head, t);
-    for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
-      line[d] = to_int8(value[d] * factors[d]);
-    }
-    std::fill(line + dim_, line + kPanelWidth, std::int8_t{0});
-  }
-  float* scales = scale_of(value_scales_, row, head);
-  for (std::size_t d = 0; d < static_cast<std::size_t>(dim_); ++d) {
-    scales[d] = largest[d] / kLargestInt8 + not_finite[d];
-  }
-}
-
 void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& value) {
   TORCH_INTERNAL_ASSERT(key.stride(3) == 1 && value.stride(3) == 1);
-  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8 || length_ == 0, "int8 takes everything at once");
   const auto keys = key.accessor<float, 4>();
   const auto values = value.accessor<float, 4>();
   const std::int64_t n_new = key.size(2);
@@ -196,11 +112,6 @@ void KeyValueCache::append_to_panels(const at::Tensor& key, const at::Tensor& va
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t row = i / n_head_;
       const std::int64_t head = i % n_head_;
-      if (type_ == MemoryType::kInt8) {
-        round_keys(keys[row][head], row, head);
-        round_values(values[row][head], row, head);
-        continue;
-      }
       for (std::int64_t t = 0; t < n_new; ++t) {
         write_as_kept(row, head, length_ + t, keys[row][head][t].data(), values[row][head][t].data());
       }
@@ -230,12 +141,10 @@ void KeyValueCache::visit_heads(const float* q, std::int64_t time, std::int64_t 
                                                  length_,
                                                  place_of(keys_, row, head),
                                                  place_of(values_, row, head),
-                                                 type_,
+                                                 shortened_,
                                                  1.0F / std::sqrt(static_cast<float>(dim_)),
                                                  nullptr,
-                                                 0,
-                                                 scale_of(key_scales_, row, head),
-                                                 scale_of(value_scales_, row, head)};
+                                                 0};
           visit(attention, scores.data(), row, head, first);
         }
       });
@@ -318,8 +227,7 @@ KeyValueCache::Tail KeyValueCache::take_from_panels(std::int64_t row, std::int64
 
 KeyValueCache::Tail KeyValueCache::take(std::int64_t row, std::int64_t begin) const {
   if (in_panels_) {
-    return type_ == MemoryType::kBfloat16 ? take_from_panels<at::BFloat16>(row, begin)
-                                          : take_from_panels<float>(row, begin);
+    return shortened_ ? take_from_panels<at::BFloat16>(row, begin) : take_from_panels<float>(row, begin);
   }
   const std::int64_t n = length_ - begin;
   return {keys_.select(0, row).narrow(1, begin, n).clone(),
@@ -343,7 +251,7 @@ void KeyValueCache::put(std::int64_t row, std::int64_t begin, const Tail& tail) 
     values_.select(0, row).narrow(1, begin, length_ - begin).copy_(tail.value);
     return;
   }
-  if (type_ == MemoryType::kBfloat16) {
+  if (shortened_) {
     put_into_panels<at::BFloat16>(row, begin, tail);
   } else {
     put_into_panels<float>(row, begin, tail);
@@ -354,7 +262,6 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
   if (sources.empty()) {
     return;
   }
-  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8);
   const auto n_row = static_cast<std::size_t>(rows());
   const auto source = [&](std::size_t row) { return static_cast<std::size_t>(sources[row]); };
   // All tails are read before any is written.
@@ -378,9 +285,8 @@ void KeyValueCache::reorder(const std::vector<std::int64_t>& sources) {
 }
 
 KeyValueCache KeyValueCache::repeat_rows(std::int64_t times) const {
-  TORCH_INTERNAL_ASSERT(type_ != MemoryType::kInt8);
-  const at::Tensor like = in_panels_ ? at::empty({0}, keys_.options().dtype(at::kFloat)) : keys_;
-  KeyValueCache repeated(rows() * times, n_head_, values_.size(2), dim_, like, type_);
+  const at::Tensor like = shortened_ ? at::empty({0}, keys_.options().dtype(at::kFloat)) : keys_;
+  KeyValueCache repeated(rows() * times, n_head_, values_.size(2), dim_, like, shortened_);
   repeated.length_ = length_;
   repeated.used(repeated.keys_).copy_(used(keys_).repeat_interleave(times, 0));
   repeated.used(repeated.values_).copy_(used(values_).repeat_interleave(times, 0));

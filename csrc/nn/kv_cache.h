@@ -1,13 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/TensorAccessor.h>
 
 #include <cstdint>
 #include <vector>
 
 #include "csrc/common/api.h"
-#include "csrc/kernels/attention.h"
 #include "csrc/nn/functional.h"
 
 namespace torchwhisper::nn {
@@ -17,11 +15,10 @@ namespace torchwhisper::nn {
 /// them (kernels/attention.h).
 class TORCHWHISPER_API KeyValueCache {
  public:
-  /// Room for `n_ctx` keys and values of `rows` sequences; type and device as `like`. Those of float32
-  /// queries on a CPU may be kept in fewer bits. int8, a scale for each key and for each channel of the
-  /// values, takes all of them at once.
+  /// Room for `n_ctx` keys and values of `rows` sequences; type and device as `like`. `shortened` keeps those
+  /// of float32 queries on a CPU in bfloat16, half of what every token reads.
   KeyValueCache(std::int64_t rows, std::int64_t n_head, std::int64_t n_ctx, std::int64_t dim,
-                const at::Tensor& like, kernels::MemoryType type = kernels::MemoryType::kFloat32);
+                const at::Tensor& like, bool shortened = false);
 
   /// Stores the next keys and values: [row, head, new, dim].
   void append(const at::Tensor& key, const at::Tensor& value);
@@ -62,9 +59,6 @@ class TORCHWHISPER_API KeyValueCache {
   void write_as_kept(std::int64_t row, std::int64_t head, std::int64_t place, const float* key,
                      const float* value);
   void append_to_panels(const at::Tensor& key, const at::Tensor& value);
-  using Lines = at::TensorAccessor<float, 2>;
-  void round_keys(const Lines& keys, std::int64_t row, std::int64_t head);
-  void round_values(const Lines& values, std::int64_t row, std::int64_t head);
   template <typename Element>
   Element* key_at(std::int64_t row, std::int64_t head, std::int64_t place) const;
   template <typename Element>
@@ -83,11 +77,9 @@ class TORCHWHISPER_API KeyValueCache {
   std::int64_t n_head_;
   std::int64_t dim_;
   bool in_panels_;
-  kernels::MemoryType type_;  // of what lies in panels
-  at::Tensor keys_;           // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
-  at::Tensor values_;         // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
-  at::Tensor key_scales_;     // [row, head, n_ctx], of int8
-  at::Tensor value_scales_;   // [row, head, dim], of int8
+  bool shortened_;
+  at::Tensor keys_;    // [row, head, n_ctx, dim]; in panels [row, head, panel, dim, width]
+  at::Tensor values_;  // [row, head, n_ctx, dim]; in panels [row, head, n_ctx, width]
   std::int64_t length_ = 0;
   std::vector<std::int64_t> alike_;  // [row][row]: how many of their first keys and values are equal
 };

@@ -29,7 +29,7 @@ TEST(HeadAttention, EqualsTheFormula) {
                                  memory,
                                  panels.const_data_ptr<float>(),
                                  padded.const_data_ptr<float>(),
-                                 MemoryType::kFloat32,
+                                 false,
                                  0.25F,
                                  out.mutable_data_ptr<float>(),
                                  dim};

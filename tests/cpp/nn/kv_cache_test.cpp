@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <limits>
-
 #include "csrc/nn/functional.h"
 #include "tests/cpp/random_model.h"
 
@@ -83,7 +81,7 @@ TEST_P(KeyValueCacheTest, KeepsTheScoresWhereAsked) {
 }
 
 TEST(KeyValueCache, ShortensWhatIsOnlyRead) {
-  KeyValueCache memory(2, 3, 100, 64, at::empty({0}), kernels::MemoryType::kBfloat16);
+  KeyValueCache memory(2, 3, 100, 64, at::empty({0}), /*shortened=*/true);
   const at::Tensor key = at::randn({2, 3, 100, 64});
   const at::Tensor value = at::randn({2, 3, 100, 64});
   memory.append(key, value);
@@ -92,43 +90,8 @@ TEST(KeyValueCache, ShortensWhatIsOnlyRead) {
   EXPECT_LT(relative_error(memory.attend(q), expected(q, half(key), half(value))), 2e-6);
 }
 
-// Each key, and each channel of the values, as the nearest of 255 multiples of its scale.
-at::Tensor rounded(const at::Tensor& x, std::int64_t over) {
-  const at::Tensor largest = x.abs().amax(over, /*keepdim=*/true);
-  return (x * (127 / largest)).round().to(at::kDouble) * (largest / 127);
-}
-
-TEST(KeyValueCache, RoundsWhatIsOnlyReadToInt8) {
-  for (const std::int64_t dim : {64, 5}) {
-    for (const std::int64_t length : {1, 63, 65, 1500}) {
-      KeyValueCache memory(2, 3, 1500, dim, at::empty({0}), kernels::MemoryType::kInt8);
-      const at::Tensor key = at::randn({2, 3, length, dim}) * at::randn({2, 3, length, 1});
-      const at::Tensor value = at::randn({2, 3, length, dim}) * at::randn({2, 3, 1, dim});
-      memory.append(key, value);
-      for (const std::int64_t time : {1, 5, 60}) {
-        const at::Tensor q = at::randn({2, time, 3 * dim});
-        EXPECT_LT(relative_error(memory.attend(q), expected(q, rounded(key, 3), rounded(value, 2))), 3e-6);
-      }
-      const at::Tensor q = at::randn({2, 7, 3 * dim});
-      EXPECT_TRUE(memory.attend_with_scores(q, {1}).out.sizes() == at::IntArrayRef({2, 3, 7, dim}));
-      EXPECT_LT(relative_error(memory.attend(q), expected(q, key, value)), 0.02);
-    }
-  }
-}
-
-TEST(KeyValueCache, KeepsNanInInt8) {
-  KeyValueCache memory(1, 1, 70, 64, at::empty({0}), kernels::MemoryType::kInt8);
-  at::Tensor key = at::randn({1, 1, 70, 64});
-  key[0][0][66][3] = std::numeric_limits<float>::quiet_NaN();
-  memory.append(key, at::zeros_like(key));
-  EXPECT_TRUE(memory.attend(at::randn({1, 1, 64})).isnan().all().item<bool>());
-  KeyValueCache zeros(1, 1, 70, 64, at::empty({0}), kernels::MemoryType::kInt8);
-  zeros.append(at::zeros_like(key), at::zeros_like(key));
-  EXPECT_TRUE(zeros.attend(at::randn({1, 1, 64})).equal(at::zeros({1, 1, 64})));
-}
-
 TEST(KeyValueCache, ReordersWhatIsShortened) {
-  KeyValueCache one(1, 3, 200, 64, at::empty({0}), kernels::MemoryType::kBfloat16);
+  KeyValueCache one(1, 3, 200, 64, at::empty({0}), /*shortened=*/true);
   at::Tensor key = at::randn({1, 3, 70, 64}).to(at::kBFloat16).to(at::kFloat);
   one.append(key, -key);
   KeyValueCache beams = one.repeat_rows(3);
