@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 JFK = ROOT / "examples" / "jfk.flac"
 
 
-def cmake(*arguments: object) -> None:
+def run_cmake(*arguments: object) -> "subprocess.CompletedProcess[str]":
     program = shutil.which("cmake") or Path(sys.executable).parent / "cmake"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    return subprocess.run([program, *arguments], capture_output=True, text=True)
+
+
+def cmake(*arguments: object) -> None:
+    done = run_cmake(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -56,3 +60,14 @@ def test_it_says_what_is_wrong(example, tmp_path):
     assert run(example).returncode == 2
     missing = run(example, tmp_path / "none.pt", JFK)
     assert missing.returncode == 1 and missing.stderr.startswith("cannot read the checkpoint")
+
+
+@pytest.mark.parametrize(("flags", "refused"), [("-O1", False), ("-static-libstdc++", True)])
+def test_a_compiler_with_its_own_standard_library_is_refused(tmp_path, flags, refused):
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\nproject(probe LANGUAGES CXX)\n"
+        f"include({ROOT}/csrc/cmake/standard_library.cmake)\n"
+    )
+    done = run_cmake("-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_CXX_FLAGS={flags}")
+    assert (done.returncode != 0) is refused
+    assert ("links the C++ library statically" in " ".join(done.stderr.split())) is refused
