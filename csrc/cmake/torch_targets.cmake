@@ -15,8 +15,9 @@ if(NOT TORCHWHISPER_TORCH_ROOT)
     RESULT_VARIABLE torch_missing
     ERROR_QUIET)
   if(torch_missing)
-    message(FATAL_ERROR "torch is not installed for ${Python_EXECUTABLE}: pip install torch, and build "
-                        "with --no-build-isolation, or set TORCHWHISPER_TORCH_ROOT")
+    message(FATAL_ERROR "torch is not installed for ${Python_EXECUTABLE}: activate the environment that has "
+                        "it, install it there (and build with --no-build-isolation), or set "
+                        "TORCHWHISPER_TORCH_ROOT to its folder torch")
   endif()
 else()
   set(torch_root ${TORCHWHISPER_TORCH_ROOT})

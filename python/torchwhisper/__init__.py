@@ -113,15 +113,16 @@ def load_model(
     the upper half of the decoder.
     Raises ValueError for a compute type that is unknown or that the device does not compute fast, and for an
     unknown policy.
-    Raises RuntimeError for an unknown name, a download that does not match its checksum, and a file that
-    is not a sound Whisper checkpoint; URLError where a download fails. Warns of weights that are not finite
-    (with a compute type on the CPU, where they are not read yet, the first decode says so).
+    Raises RuntimeError for a device that is not there, an unknown name, a download that does not match its
+    checksum, and a file that is not a sound Whisper checkpoint; URLError where a download fails. Warns of
+    weights that are not finite (with a compute type on the CPU, where they are not read yet, the first decode
+    says so).
     """
     name = os.fspath(name)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    torch.empty(0, device=device)  # a device that is not there fails here, not after the download
+    _check_there(device)  # which fails here, not after the download
     _compute_type.check(compute_type, device)
     _block_training.BlockTraining(checkpointing).checked()
     mapped = compute_type != "default" and device.type == "cpu"
@@ -130,6 +131,14 @@ def load_model(
     model.enable_checkpointing(checkpointing)
     give_back()  # what the file was read into
     return model
+
+
+def _check_there(device: torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(f"device {device} is not there: {reason}") from error
 
 
 def _read(name: str, download_root: str | None, in_memory: bool, mapped: bool) -> _checkpoint.Checkpoint:

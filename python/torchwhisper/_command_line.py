@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 import warnings
@@ -181,6 +182,10 @@ def _check(parser: argparse.ArgumentParser, args: dict[str, Any]) -> None:
         for option in _WORD_OPTIONS:
             if args[option]:
                 parser.error(f"--{option} requires --word_timestamps True")
+    if not math.isfinite(args["temperature"]):
+        parser.error(f"--temperature is {args['temperature']}, expected a finite number")
+    if args["batch_size"] < 1:
+        parser.error(f"--batch_size is {args['batch_size']}, expected at least 1")
     increment = args["temperature_increment_on_fallback"]
     if increment is not None and not increment > 0:
         parser.error(

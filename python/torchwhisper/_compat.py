@@ -21,7 +21,7 @@ class _AliasFinder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         # Scripts run under their own name: `python -m whisper` finds the file in the package's folder.
-        if not fullname.startswith(f"{_THEIRS}.") or fullname.endswith("__main__"):
+        if fullname.partition(".")[0] != _THEIRS or fullname.endswith("__main__"):
             return None
         own = _OURS + fullname.removeprefix(_THEIRS)
         if importlib.util.find_spec(own) is None:
@@ -40,6 +40,7 @@ class _AliasLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._spec  # the import has put that of the alias there
+        install()  # once more, should a program have removed the names
 
 
 class _AnyNameLoader(SourceFileLoader):
@@ -66,10 +67,11 @@ def activate() -> None:
 
     Raises RuntimeError if another `whisper` is imported already: parts of it would live on.
     """
-    there = sys.modules.get(_THEIRS)
-    if there is not None and there is not sys.modules[_OURS]:
-        raise RuntimeError(
-            f"whisper is imported already, from {getattr(there, '__file__', None)}: "
-            f"call {_OURS}.activate() before the first `import whisper`"
-        )
+    for name in sorted(sys.modules):
+        own, there = sys.modules.get(_OURS + name.removeprefix(_THEIRS)), sys.modules[name]
+        if name.partition(".")[0] == _THEIRS and there is not own:
+            raise RuntimeError(
+                f"{name} is imported already, from {getattr(there, '__file__', None)}: "
+                f"call {_OURS}.activate() before the first `import whisper`"
+            )
     install()

@@ -83,6 +83,8 @@ def explain(model: nn.Module) -> str:
     device, dtypes = found[0].device, {str(t.dtype) for tree in found for t in tree.tensors.values()}
     chosen = _compute_type.of(model)
     computed = "" if chosen == "default" else f", computed in {chosen}"
+    if torch.is_autocast_enabled(device.type):
+        computed += ", but for calls without gradients, as transcribe() makes them: autocast is on"
     return f"C++ engine: the modules are plain, on {device}, in {' and '.join(sorted(dtypes))}{computed}."
 
 

@@ -14,7 +14,7 @@ from ._recording import Recording
 from .audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
 from .decoding import DecodingOptions, DecodingResult
 from .tokenizer import Tokenizer
-from .utils import exact_div, format_timestamp, get_end, make_safe
+from .utils import exact_div, get_end
 
 Segment = dict[str, Any]
 Word = dict[str, Any]
@@ -112,7 +112,7 @@ class Transcription:
     recording: Recording
     tokenizer: Tokenizer
     settings: Settings
-    say: Callable[[str], object]  # prints a line
+    show: Callable[[Segment], object]  # prints one, if that is asked for
     add_words: Callable[["Transcription", Window, list[Segment]], None]
     segments: list[Segment] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -163,8 +163,7 @@ class Transcription:
             self.last_speech = self.last_speech if last_end is None else last_end
         if settings.verbose:
             for segment in segments:
-                start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
-                self.say(make_safe(f"[{start} --> {end}] {segment['text']}"))
+                self.show(segment)
         self._keep(segments)
         if not settings.condition_on_previous_text or result.temperature > 0.5:
             self.prompt_reset_since = len(self.tokens)

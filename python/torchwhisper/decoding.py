@@ -4,6 +4,7 @@
 are all stock runs in the C++ engine instead, when the model allows it (see `_engine`).
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -454,6 +455,8 @@ class DecodingTask:
             raise ValueError("beam_size and best_of can't be given together")
         if options.temperature == 0 and options.best_of is not None:
             raise ValueError("best_of with greedy sampling (T=0) is not compatible")
+        if options.beam_size is None and not 0 <= options.temperature < math.inf:
+            raise ValueError(f"temperature is {options.temperature}, expected 0 or a finite positive number")
         if options.patience is not None and options.beam_size is None:
             raise ValueError("patience requires beam_size to be given")
         if options.length_penalty is not None and not 0 <= options.length_penalty <= 1:

@@ -222,7 +222,11 @@ def _transcribed(
     printed = InTurn(say)
     transcriptions = [
         Transcription(
-            recording.again() if number else recording, tokenizer, settings, printed.voice(number), _add_words
+            recording.again() if number else recording,
+            tokenizer,
+            settings,
+            partial(_show, printed.voice(number)),
+            _add_words,
         )
         for number in range(len(parts))
     ]
@@ -292,6 +296,11 @@ def _clips(clip_timestamps: str | Sequence[float], content_frames: int) -> list[
     if len(points) % 2 == 1:
         points.append(content_frames)
     return [(start, min(end, content_frames)) for start, end in zip(points[::2], points[1::2], strict=True)]
+
+
+def _show(say: Callable[[str], object], segment: Segment) -> None:
+    start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
+    say(make_safe(f"[{start} --> {end}] {segment['text']}"))
 
 
 def _add_words(done: Transcription, window: Window, segments: list[Segment]) -> None:

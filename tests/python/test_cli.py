@@ -191,6 +191,14 @@ class TestExitStatus:
         status, _, err = run("a.wav", "--temperature_increment_on_fallback", increment)
         assert status == 2 and "--temperature_increment_on_fallback" in err
 
+    @pytest.mark.parametrize(
+        ("option", "value"), [("--batch_size", "0"), ("--batch_size", "-1"), ("--temperature", "nan"),
+                              ("--temperature", "inf")]
+    )  # fmt: skip
+    def test_numbers_that_make_no_sense(self, option, value):
+        status, _, err = run("a.wav", option, value)
+        assert status == 2 and f"{option} is {value}, expected" in err
+
     def test_options_that_the_reference_stumbles_over(self, tmp_path):
         with mock.patch.object(OURS, "transcribe") as transcribe:
             transcribe.return_value = {"segments": [], "text": "", "language": "en"}

@@ -71,6 +71,29 @@ def test_activate_comes_before_another_whisper():
     assert sys.modules["whisper"] is whisper
 
 
+def test_activate_outlives_a_purge_of_the_modules(compat):
+    here = {**os.environ, "PYTHONPATH": compat["PYTHONPATH"].split(os.pathsep)[1]}
+    purge = "for name in [n for n in sys.modules if n.split('.')[0] == 'whisper']: del sys.modules[name]"
+    start = f"import sys, torchwhisper; torchwhisper.activate()\n{purge}"
+    python(ALIASED.format(start=start), here)
+
+
+def test_activate_refuses_parts_of_another_whisper(compat):
+    here = {**os.environ, "PYTHONPATH": compat["PYTHONPATH"].split(os.pathsep)[1]}
+    code = """
+import sys, whisper.normalizers, torchwhisper
+for name in [n for n in sys.modules if n.split(".")[0] == "whisper" and "normalizers" not in n]:
+    del sys.modules[name]
+try:
+    torchwhisper.activate()
+except RuntimeError as error:
+    assert "whisper.normalizers is imported already" in str(error)
+else:
+    raise AssertionError("not refused")
+"""
+    python(code, here)
+
+
 PATCHED = """
 import sys
 import whisper

@@ -310,6 +310,12 @@ def test_autocast_is_honoured(model, mel, tokens):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.encoder(mel), features)
         assert torch.equal(model.logits(tokens, features), logits)
+        assert "C++ engine" in _engine.explain(model) and "autocast is on" in _engine.explain(model)
+        with _engine.require():
+            model.logits(tokens, model.encoder(mel))
+            with torch.no_grad(), pytest.raises(RuntimeError, match="autocast is on"):
+                model.encoder(mel)
+    assert "autocast" not in _engine.explain(model)
     assert not torch.allclose(model.encoder(mel), features.float(), atol=1e-5)
 
 

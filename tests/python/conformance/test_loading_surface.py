@@ -82,7 +82,7 @@ def test_the_device_is_never_apples_unless_asked_for(package, checkpoint, monkey
     assert package.root.load_model(checkpoint).device.type == "cpu"
 
 
-@pytest.mark.parametrize("device", ["", "no-such-device"])
+@pytest.mark.parametrize("device", ["", "no-such-device", "xpu", "mps"])
 def test_a_device_that_is_none(package, checkpoint, device):
     with pytest.raises(RuntimeError):
         package.root.load_model(checkpoint, device)

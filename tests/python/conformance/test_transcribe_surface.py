@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import math
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ class Run:
             warnings.catch_warnings(record=True) as self.warned,
         ):
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", ResourceWarning)  # the reference leaves its vocabulary open
             self.result = package.root.transcribe(self.model, np.zeros(1, np.float32), **options)
         self.printed = printed.getvalue()
         self.windows = [call[0] for call in self.model.calls if isinstance(call[1], dict)]
@@ -522,6 +524,26 @@ def test_a_hook_is_gone_after_an_interrupt(package, demo):
     finally:
         handle.remove()
     assert not any(m._forward_hooks for m in demo.modules())
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+def test_temperatures_that_are_none_matter_to_samples_only(package, demo, temperature):
+    def transcribe(**options):
+        return package.root.transcribe(
+            demo, JFK, fp16=False, language="en", temperature=temperature, sample_len=5, **options
+        )
+
+    with pytest.raises(ValueError, match=r"Expected parameter logits|temperature is .*, expected 0"):
+        transcribe()
+    if temperature < 0:
+        assert transcribe(beam_size=2)["text"]
+
+
+def test_what_prints_segments_can_be_replaced(package, run, monkeypatch):
+    monkeypatch.setattr(package.transcribe, "format_timestamp", lambda seconds: f"{seconds:.0f} s")
+    monkeypatch.setattr(package.transcribe, "make_safe", str.upper)
+    printed = run(Answer([TIMESTAMP, 2425, TIMESTAMP + 150]), verbose=True).printed
+    assert printed.startswith("[0 S --> 3 S]  ") and printed.isupper()
 
 
 def test_pad_or_trim_can_be_replaced(package, demo, monkeypatch):
