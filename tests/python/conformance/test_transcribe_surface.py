@@ -35,7 +35,8 @@ class Run:
             warnings.catch_warnings(record=True) as self.warned,
         ):
             warnings.simplefilter("always")
-            warnings.simplefilter("ignore", ResourceWarning)  # the reference leaves its vocabulary open
+            # The reference leaves the file of its vocabulary open.
+            warnings.filterwarnings("ignore", r"unclosed file .*/whisper/assets/", ResourceWarning)
             self.result = package.root.transcribe(self.model, np.zeros(1, np.float32), **options)
         self.printed = printed.getvalue()
         self.windows = [call[0] for call in self.model.calls if isinstance(call[1], dict)]
